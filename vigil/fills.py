@@ -1,0 +1,292 @@
+"""What a fill is: decoding a page of them, telling two apart, and the columns they become.
+
+Pure: no I/O, no clock. A page of JSON is decoded at once into typed `Fill`s. Only when that
+fails (an unknown key, a number where text was expected, one broken row among good ones) is
+the page read again row by row, so that strangeness costs time but never a row: an unknown key
+goes to `Fill.extra`, a row that can't be understood becomes a `Rejected` with its raw text.
+
+Prices and sizes stay the text that the exchange printed until Postgres makes them NUMERIC;
+no float comes near them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+NUMERIC = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
+BIGINT_MAX = 2**63 - 1
+LATEST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999: beyond it Python and many clients can't print a date."""
+
+Amount = Annotated[str, Meta(pattern=NUMERIC, max_length=200)]
+Identifier = Annotated[int, Meta(ge=0, le=BIGINT_MAX)]
+Milliseconds = Annotated[int, Meta(ge=0, le=LATEST_MS)]
+
+
+class Key(NamedTuple):
+    """What makes a fill of one user itself: see "`tid` is not a key by itself" in the README."""
+
+    time: int
+    coin: str
+    oid: int
+    tid: int
+    side: str
+
+
+class Fill(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False, kw_only=True):
+    """One execution as the exchange tells it; `fill["startPosition"]` reads by the exchange's own names.
+
+    `time` is ms since epoch; amounts are the exchange's text; `side` is "B" or "A"; `closed_pnl`
+    is before fees; a negative `fee` is a rebate; `crossed` means taker. `tid` is negative where
+    the exchange gave none (rows of 2023): see `derive_tid`. `seq` is the fill's place inside its
+    millisecond as served, `extra` holds the keys that this version does not know.
+    """
+
+    coin: str
+    px: Amount
+    sz: Amount
+    side: str
+    time: Milliseconds
+    start_position: Amount
+    dir: str
+    closed_pnl: Amount
+    hash: str
+    oid: Identifier
+    crossed: bool
+    fee: Amount
+    tid: Identifier | None = None
+    fee_token: str | None = None
+    twap_id: Identifier | None = None
+    cloid: str | None = None
+    builder_fee: Amount | None = None
+    liquidation: dict[str, str] | None = None
+    # Ours, not the exchange's: the names can't be met on the wire.
+    seq: int = msgspec.field(default=0, name="#seq")
+    extra: dict[str, Any] | None = msgspec.field(default=None, name="#extra")
+
+    @property
+    def key(self) -> Key:
+        assert self.tid is not None  # noqa: S101  set by `decode_page` for every fill it returns
+        return Key(self.time, self.coin, self.oid, self.tid, self.side)
+
+    def keys(self) -> list[str]:
+        """The exchange's names of what this fill has, so that `dict(fill)` is the row as served."""
+        present = [name for name, field in _FIELD_OF_WIRE.items() if getattr(self, field) is not None]
+        return [*present, *(self.extra or {})]
+
+    def __getitem__(self, wire_name: str) -> Any:
+        field = _FIELD_OF_WIRE.get(wire_name)
+        if field is not None:
+            return getattr(self, field)
+        return (self.extra or {})[wire_name]
+
+
+_FIELD_OF_WIRE = {f.encode_name: f.name for f in msgspec.structs.fields(Fill) if not f.encode_name.startswith("#")}
+_AMOUNTS = ("px", "sz", "startPosition", "closedPnl", "fee", "builderFee")
+_CONTENT = ("coin", "side", "px", "sz", "start_position", "dir", "closed_pnl", "hash", "oid", "crossed", "fee")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that can't be a fill: its raw JSON, why, and its time in ms where that could be read."""
+
+    raw: str
+    reason: str
+    time: int | None = None
+
+
+class Page(list[Fill]):
+    """The fills of one answer in the order served, repeated rows dropped.
+
+    `rows` is the number of rows served (what the exchange charges for), `rejected` those that
+    are not among the fills, `body_bytes` the size of the JSON.
+    """
+
+    def __init__(
+        self, fills: Iterable[Fill] = (), *, rejected: tuple[Rejected, ...] = (), rows: int = 0, body_bytes: int = 0
+    ) -> None:
+        super().__init__(fills)
+        self.rejected = rejected
+        self.rows = rows
+        self.body_bytes = body_bytes
+
+    def times(self) -> list[int]:
+        """Times in ms of all rows that have a readable one, rejected rows last."""
+        return [fill.time for fill in self] + [row.time for row in self.rejected if row.time is not None]
+
+
+class UndecodablePage(ValueError):
+    """The body is not a JSON array of objects."""
+
+
+_decode_fills = msgspec.json.Decoder(list[Fill]).decode
+_split_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_encode_json = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def decode_page(body: bytes) -> Page:
+    """Decode the answer of `userFillsByTime` (an array of fills, oldest first).
+
+    Raises: UndecodablePage when the body as a whole is not such an array.
+    """
+    rejected: list[Rejected] = []
+    rows = _decode_at_once(body)
+    if rows is None:
+        rows = _decode_row_by_row(body, rejected)
+    served = len(rows) + len(rejected)
+    return Page(_settle(rows, rejected), rejected=tuple(rejected), rows=served, body_bytes=len(body))
+
+
+def _decode_at_once(body: bytes) -> list[Fill] | None:
+    if b"\\" in body:  # an escape may hide a character that Postgres can't store: look at each row
+        return None
+    try:
+        return _decode_fills(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _decode_row_by_row(body: bytes, rejected: list[Rejected]) -> list[Fill]:
+    try:
+        parsed = json.loads(body, parse_float=Decimal, parse_constant=str)
+    except (ValueError, RecursionError) as error:
+        raise UndecodablePage(f"the body is not JSON ({type(error).__name__})") from error
+    if not isinstance(parsed, list):
+        raise UndecodablePage(f"the body is a JSON {type(parsed).__name__}, not an array")
+    try:
+        raws = [bytes(raw).decode() for raw in _split_rows(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # NaN and its kind: not strictly JSON
+        raws = [json.dumps(row, default=str) for row in parsed]
+    fills: list[Fill] = []
+    for row, raw in zip(parsed, raws, strict=True):
+        try:
+            fills.append(_fill_from(row))
+        except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
+            time = row.get("time") if isinstance(row, dict) else None
+            readable = type(time) is int and 0 <= time <= LATEST_MS
+            rejected.append(Rejected(raw, str(error) or type(error).__name__, time if readable else None))
+    return fills
+
+
+def _fill_from(row: Any) -> Fill:
+    """One parsed row to a fill, lenient about numbers as text and text as numbers.
+
+    Raises: ValueError (or its subclass msgspec.ValidationError) with the reason.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"the row is a JSON {type(row).__name__}, not an object")
+    known = {name: value for name, value in row.items() if name in _FIELD_OF_WIRE}
+    for name in _AMOUNTS:
+        if isinstance(known.get(name), (int, Decimal)) and not isinstance(known[name], bool):
+            known[name] = str(known[name])
+    liquidation = known.pop("liquidation", None)
+    fill = msgspec.convert(known, Fill, strict=False)
+    fill.liquidation = liquidation
+    fill.extra = {name: value for name, value in row.items() if name not in _FIELD_OF_WIRE} or None
+    for text in copy_line("", fill).split("\t"):
+        if "\x00" in text or "\\\\u0000" in text:
+            raise ValueError("the row holds a NUL character, which Postgres can't store")
+        text.encode()  # a lone surrogate can't be stored either: UnicodeEncodeError
+    return fill
+
+
+def _settle(rows: list[Fill], rejected: list[Rejected]) -> list[Fill]:
+    """Give every fill its place in its millisecond and a `tid`; drop rows served twice."""
+    fills: list[Fill] = []
+    seen: dict[Key, Fill] = {}
+    twins: dict[int, int] = {}
+    last_of_coin: dict[str, Fill] = {}
+    time, seq = -1, 0
+    for fill in rows:
+        if fill.time != time:
+            time, seq = fill.time, 0
+            last_of_coin.clear()
+            twins.clear()
+        if fill.tid is None:
+            content = derive_tid(fill)
+            twin = twins.get(content, -1)
+            if twin < 0 or _leads_to(last_of_coin[fill.coin], fill):
+                twin += 1
+            twins[content] = twin
+            last_of_coin[fill.coin] = fill
+            fill.tid = derive_tid(fill, twin)
+        known = seen.setdefault(fill.key, fill)
+        if known is not fill:
+            if _same(known, fill):
+                continue
+            raw = _encode_json(dict(fill)).decode()
+            rejected.append(Rejected(raw, "another row of the same page has its key and differs", fill.time))
+            continue
+        fill.seq = seq
+        seq += 1
+        fills.append(fill)
+    return fills
+
+
+def _leads_to(fill: Fill, successor: Fill) -> bool:
+    """Whether the position after `fill` is the one before `successor`.
+
+    Of two rows without `tid` that are equal to the last character, the second is a fill of its
+    own only if the position moved away and came back in between (a self-trade of 2023).
+    Otherwise the server repeated itself.
+    """
+    moved = Decimal(fill.sz) if fill.side == "B" else -Decimal(fill.sz)
+    return abs(Decimal(fill.start_position) + moved - Decimal(successor.start_position)) < Decimal("1e-6")
+
+
+def _same(one: Fill, other: Fill) -> bool:
+    seq, other.seq = other.seq, one.seq
+    try:
+        return one == other
+    finally:
+        other.seq = seq
+
+
+def derive_tid(fill: Fill, twin: int = 0) -> int:
+    """A stable negative `tid` for a fill that the exchange gave none, from the row's content.
+
+    `twin` numbers the rows of one millisecond that are equal to the last character.
+    """
+    content = [fill.time, twin, *(getattr(fill, name) for name in _CONTENT)]
+    digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=8).digest()
+    return -1 - (int.from_bytes(digest, "big") >> 2)
+
+
+COPY_COLUMNS = (
+    "user_address", "time_ms", "coin", "side", "px", "sz", "start_position", "closed_pnl", "fee", "dir",
+    "hash", "oid", "crossed", "fee_token", "tid", "twap_id", "cloid", "builder_fee", "liquidation", "seq", "extra",
+)  # fmt: skip
+"""The columns of a `copy_line`, in order: those of the staging table."""
+
+_SPECIAL = re.compile(r"[\\\t\n\r]")
+_ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
+
+
+def _text(value: str | None) -> str:
+    if value is None:
+        return r"\N"
+    return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], value) if _SPECIAL.search(value) else value
+
+
+def _json(value: dict[str, Any] | None) -> str:
+    return r"\N" if value is None else _text(_encode_json(value).decode())
+
+
+def copy_line(user: str, fill: Fill) -> str:
+    """The fill as one line of Postgres' COPY text format, columns as in `COPY_COLUMNS`."""
+    twap_id = r"\N" if fill.twap_id is None else fill.twap_id
+    return (
+        f"{user}\t{fill.time}\t{_text(fill.coin)}\t{_text(fill.side)}\t{fill.px}\t{fill.sz}\t{fill.start_position}\t"
+        f"{fill.closed_pnl}\t{fill.fee}\t{_text(fill.dir)}\t{_text(fill.hash)}\t{fill.oid}\t{fill.crossed}\t"
+        f"{_text(fill.fee_token)}\t{fill.tid}\t{twap_id}\t{_text(fill.cloid)}\t{_text(fill.builder_fee)}\t"
+        f"{_json(fill.liquidation)}\t{fill.seq}\t{_json(fill.extra)}\n"
+    )
