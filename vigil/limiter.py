@@ -1,0 +1,231 @@
+"""The weight budget of one address: no answer 429, and nothing left unused.
+
+Theory of operation. The exchange charges 20 weight when a request arrives and one more for
+every 20 rows when it answers, so what a request costs is known only afterwards. How it
+measures its minute (sliding, fixed windows, a bucket) is unknown; `Budget` is right under all
+three. Its rule: a request is admitted when, *at its arrival*, even the worst case fits:
+
+    weight settled within the last period + 100 (`worst - base`) + 20 for each request
+    in flight + 20 for this one  <=  weight allowed in a period
+
+and when a bucket of the same size, refilled steadily, would also let it in. The first bounds
+every sliding and every fixed window. The second is needed because the last answer before the
+limit may overshoot it (its rows are charged after it was let in): a sliding log forgets that
+debt after a period, a bucket does not.
+
+Timing is conservative by construction: a charge happens at the server some time between the
+request and the end of the answer. While in flight it counts in full; settled, it is dated at
+the *end* of the answer. So an entry leaves our log after it left the server's, and no later
+than one latency behind it. That latency is all the budget that is given away.
+
+First come, first served: waiters queue on one lock and only its holder looks at the budget, so
+a request is never overtaken, whatever it will weigh. Cancelling a waiter costs nothing;
+cancelling a request in flight settles it at the worst case. A 429, or a server that can't be
+reached, closes one gate for the whole worker: see `Gate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from aiolimiter import AsyncLimiter
+
+BASE_WEIGHT = 20
+"""Charged when a request arrives (DOC)."""
+ROWS_PER_WEIGHT = 20
+"""Rows of an answer that one more unit of weight buys (DOC). Floor or ceil is unknown: we account ceil."""
+FULL_PAGE_WEIGHT = 120
+"""The most a request is expected to cost: 20 + 2000 / 20."""
+CLOCK_MARGIN = 1e-4
+"""Share of a period by which entries are kept longer: two clocks may tick at rates that differ by so much."""
+
+
+def page_weight(rows: int) -> int:
+    """Weight of an answered request with so many rows."""
+    return BASE_WEIGHT + math.ceil(rows / ROWS_PER_WEIGHT)
+
+
+class Budget:
+    """The rule above, without any waiting: times in seconds are given by the caller."""
+
+    def __init__(self, weight_per_period: int, period_seconds: float, *, worst: int = FULL_PAGE_WEIGHT) -> None:
+        self.weight_per_period = weight_per_period
+        self.period_seconds = period_seconds
+        self.worst = worst
+        self.in_flight = 0
+        self._log: deque[tuple[float, int]] = deque()  # (time of expiry, weight)
+        self._logged = 0
+        self._bucket = float(weight_per_period)
+        self._bucket_at = -math.inf
+        self._refill = weight_per_period / (period_seconds * (1 + CLOCK_MARGIN))  # weight a second
+
+    def __repr__(self) -> str:
+        return f"<Budget {self._logged} of {self.weight_per_period} settled, {self.in_flight} in flight>"
+
+    def used(self, now: float) -> int:
+        """Weight settled within the period that ends now."""
+        while self._log and self._log[0][0] <= now:
+            self._logged -= self._log.popleft()[1]
+        return self._logged
+
+    def delay(self, now: float) -> float:
+        """Seconds until a request may be admitted if nothing settles before: 0 is now, inf is not by waiting."""
+        needed = self.in_flight * self.worst + BASE_WEIGHT
+        if self.in_flight and needed > self.weight_per_period:
+            return math.inf
+        return max(self._delay_by_log(now, needed), self._delay_by_bucket(now, needed))
+
+    def _delay_by_log(self, now: float, needed: int) -> float:
+        excess = self.used(now) + needed - self.weight_per_period
+        if excess <= 0:
+            return 0.0
+        for expiry, weight in self._log:
+            excess -= weight
+            if excess <= 0:
+                return expiry - now
+        return math.inf
+
+    def _delay_by_bucket(self, now: float, needed: int) -> float:
+        missing = needed - self._bucket_level(now)
+        return max(0.0, missing / self._refill)
+
+    def _bucket_level(self, now: float) -> float:
+        refilled = self._bucket + (now - self._bucket_at) * self._refill
+        self._bucket, self._bucket_at = min(refilled, float(self.weight_per_period)), now
+        return self._bucket
+
+    def admit(self) -> None:
+        self.in_flight += 1
+
+    def settle(self, now: float, weight: int) -> None:
+        """A request in flight has ended and cost `weight` (0: it never reached the exchange)."""
+        self.in_flight -= 1
+        if weight:
+            self._log.append((now + self.period_seconds * (1 + CLOCK_MARGIN), weight))
+            self._logged += weight
+            self._bucket = self._bucket_level(now) - weight
+
+
+class Gate:
+    """Stops the whole worker once when the exchange says stop, and lets it try again with one request.
+
+    Requests under way when the gate closes may fail for the same reason; they belong to an older
+    `generation` and close nothing again. When the pause is over one request goes first; others
+    follow when one has been answered. Each pause after a failed try is twice as long, within
+    `longest_seconds`, and spread by a random factor so that workers do not come back in step.
+    """
+
+    def __init__(self, *, first_seconds: float, longest_seconds: float, rng: random.Random) -> None:
+        self.generation = 0
+        self.pauses = 0
+        self._first_seconds = first_seconds
+        self._longest_seconds = longest_seconds
+        self._rng = rng
+        self._opens_at = -math.inf
+        self._strikes = 0
+        self._probe_in_flight = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._strikes == 0
+
+    def delay(self, now: float) -> float:
+        if self.is_open:
+            return 0.0
+        if self._probe_in_flight:
+            return math.inf
+        return max(0.0, self._opens_at - now)
+
+    def admit(self) -> int:
+        self._probe_in_flight = not self.is_open
+        return self.generation
+
+    def close(self, now: float, generation: int, retry_after: float | None) -> None:
+        """The exchange refused a request admitted in `generation`; honours `retry_after` seconds."""
+        if generation != self.generation:
+            return
+        self.generation += 1
+        self.pauses += 1
+        pause = min(self._first_seconds * 2**self._strikes, self._longest_seconds) * self._rng.uniform(1.0, 1.5)
+        self._strikes = min(self._strikes + 1, 32)
+        self._opens_at = now + max(pause, retry_after or 0.0)
+        self._probe_in_flight = False
+
+    def ended(self, generation: int, *, answered: bool) -> None:
+        """A request admitted in `generation` has ended; `answered` opens the gate for everyone."""
+        if generation == self.generation:
+            self._probe_in_flight = False
+            if answered:
+                self._strikes = 0
+
+
+@dataclass
+class Ticket:
+    """One admitted request: set `weight` to what it cost, `answered` when the exchange served it."""
+
+    generation: int
+    weight: int
+    answered: bool = False
+
+
+class WeightLimiter:
+    """Admits requests within a `Budget`, through a `Gate`, first come first served.
+
+    `requests_per_period` is the original plan's cap, evenly spaced, on top of the weight. Uses
+    the running loop's clock. One limiter serves one address; not for several event loops.
+    """
+
+    def __init__(
+        self,
+        weight_per_period: int = 1200,
+        period_seconds: float = 60.0,
+        *,
+        requests_per_period: float | None = None,
+        longest_pause_seconds: float = 60.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.budget = Budget(weight_per_period, period_seconds)
+        first_pause = min(period_seconds / 12, longest_pause_seconds)
+        self.gate = Gate(first_seconds=first_pause, longest_seconds=longest_pause_seconds, rng=rng or random.Random())
+        self.weight_spent = 0
+        self._pace = AsyncLimiter(1, period_seconds / requests_per_period) if requests_per_period else None
+        self._turn = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[Ticket]:
+        """Wait for the budget, then hold one request's share of it until the block ends.
+
+        A block that is left without saying what the request cost is charged the worst case.
+        """
+        await self._admission()
+        self.budget.admit()
+        ticket = Ticket(self.gate.admit(), self.budget.worst)
+        try:
+            yield ticket
+        finally:
+            self.budget.settle(asyncio.get_running_loop().time(), ticket.weight)
+            self.gate.ended(ticket.generation, answered=ticket.answered)
+            self.weight_spent += ticket.weight
+            self._changed.set()
+
+    def pause(self, ticket: Ticket, retry_after: float | None = None) -> None:
+        """Close the gate for the whole worker, because of what `ticket`'s request was told."""
+        self.gate.close(asyncio.get_running_loop().time(), ticket.generation, retry_after)
+
+    async def _admission(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with self._turn:  # FIFO: whoever holds it is the first in the queue
+            if self._pace is not None:
+                await self._pace.acquire()
+            while delay := max(self.gate.delay(loop.time()), self.budget.delay(loop.time())):
+                self._changed.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if math.isinf(delay) else delay):
+                        await self._changed.wait()
