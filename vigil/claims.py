@@ -1,0 +1,261 @@
+"""Which user is whose: a worker claims users one by one, and lives by its lease.
+
+Theory of operation. A worker is one process with a row in `backfill_workers`. Claiming a user
+writes the worker's id into the user's row (`FOR UPDATE SKIP LOCKED`, so workers never wait for
+one another). The worker is alive while it renews its lease *and* holds the advisory lock of its
+id, which Postgres frees the moment the session ends: after a `kill -9` the users are free within
+seconds (`GRACE_SECONDS`, in which a worker whose connection broke comes back), after a vanished
+machine or a partition when the lease runs out. Whoever finds a worker dead deletes its row and
+frees its users in one transaction; every commit of fills locks that same row first (the fence), so
+a worker that was only asleep can commit nothing any more.
+
+What a claim leaves behind is only the claim: rows in memory and in the queue mean nothing until
+they are committed, so cancelled, crashed and killed are one and the same recovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from vigil.address import shard_of
+from vigil.db import Connection, Link, seconds, sql
+from vigil.errors import ClaimLost
+from vigil.fills import Key
+from vigil.settings import Settings
+
+ENROLL_TIMEOUT_SECONDS = 3600.0
+"""For finding every user of a large `fills` table; done before the worker has a lease to keep."""
+
+LISTED_AT_ONCE = 1000
+"""Users named by hand that one claim looks through: keeps the statement small for long lists."""
+
+GRACE_SECONDS = 5.0
+"""A worker without a session, found so twice and this long apart, is dead: a live one reconnects sooner."""
+
+POLL_SECONDS = 1.0
+"""Between two looks at users in other workers' hands, when nothing else is left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """[start_ms, end_ms), ms since epoch."""
+
+    start_ms: int
+    end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The share of all users that a worker takes: those whose hash leaves `index` modulo `total`."""
+
+    index: int = 0
+    total: int = 1
+
+
+EVERYBODY = Shard()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A user to read from `cursor_ms` to `end_ms` (exclusive); `held` are the keys stored at the cursor."""
+
+    user: str
+    cursor_ms: int
+    end_ms: int
+    held: tuple[Key, ...] = ()
+
+
+class Claims:
+    """One worker's identity, lease and claims.
+
+    `users` None means everybody known; `limit` is how many users this run may take.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        settings: Settings,
+        worker_id: int,
+        window: Window,
+        *,
+        shard: Shard = EVERYBODY,
+        users: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.worker_id = worker_id
+        self._link = link
+        self._lease_seconds = settings.lease_seconds
+        self._window = window
+        self._shard = shard
+        self._mine = None if users is None else [u for u in users if shard_of(u, shard.total) == shard.index]
+        self._lists: deque[list[str]] = deque(_split(self._mine) if self._mine is not None else ())
+        self._left = limit
+        self._turn = asyncio.Lock()
+        self._suspects: dict[int, float] = {}  # worker without a session -> when it was first seen so
+
+    async def register(self) -> None:
+        """Become a worker, and free what dead ones left."""
+
+        async def insert(connection: Connection) -> None:
+            known = await connection.fetchval(sql("committed_batch"), self.worker_id)
+            if known is None:
+                lease = seconds(self._lease_seconds)
+                await connection.execute(
+                    sql("register_worker"), self.worker_id, socket.gethostname(), os.getpid(), lease
+                )
+
+        await self._link.run(insert)
+        await self._bury_the_dead()
+
+    async def enroll(self) -> int:
+        """Make this run's users known and reopen those it should try again; returns how many are to be read."""
+        window = self._window
+
+        async def enroll(connection: Connection) -> int:
+            if self._mine is None:
+                await connection.execute(sql("enroll_from_fills"))
+                await connection.execute(sql("reopen"), None, window.start_ms, window.end_ms)
+                return int(await self._count(connection, None))
+            pending = 0
+            for users in _split(self._mine):
+                await connection.execute(sql("enroll_listed"), users)
+                await connection.execute(sql("reopen"), users, window.start_ms, window.end_ms)
+                pending += await self._count(connection, users)
+            return pending
+
+        pending = await self._link.run(enroll, timeout=ENROLL_TIMEOUT_SECONDS)
+        return pending if self._left is None else min(pending, self._left)
+
+    async def _count(self, connection: Connection, users: list[str] | None) -> int:
+        return int(
+            await connection.fetchval(
+                sql("count_pending"),
+                self._window.start_ms,
+                self._window.end_ms,
+                self._shard.total,
+                self._shard.index,
+                users,
+            )
+        )
+
+    async def next(self) -> Claim | None:
+        """The next user of this worker, or None when there is nothing left to do.
+
+        Waits while the only users left are in other workers' hands: they may die yet.
+        """
+        async with self._turn:
+            while self._left is None or self._left > 0:
+                claim = await self._link.run(self._claim)
+                if claim is not None:
+                    if self._left is not None:
+                        self._left -= 1
+                    return claim
+                if not await self._others_are_busy():
+                    break
+                await asyncio.sleep(POLL_SECONDS)
+                await self._bury_the_dead()
+            self._left = 0
+            return None
+
+    async def keep_lease(self) -> None:
+        """Renew the lease until cancelled. Raises: ClaimLost when another worker took over."""
+
+        async def renew(connection: Connection) -> bool:
+            await connection.fetchval(sql("hold_worker_lock"), self.worker_id)  # in case a dead session had it
+            return bool(await connection.fetchval(sql("renew_lease"), self.worker_id, seconds(self._lease_seconds)))
+
+        while True:
+            await asyncio.sleep(self._lease_seconds / 3)
+            if not await self._link.run(renew):
+                raise ClaimLost(
+                    "This worker slept through its lease and another took over its users.",
+                    hint="Run the same command again.",
+                )
+
+    async def release(self) -> None:
+        """Free what this worker still holds and cease to be one. Idempotent."""
+
+        async def retire(connection: Connection) -> None:
+            async with connection.transaction():
+                await connection.execute(sql("retire_workers"), [self.worker_id])
+                await connection.execute(sql("release_orphans"))
+
+        await self._link.run(retire, patience=2)
+
+    async def _claim(self, connection: Connection) -> Claim | None:
+        window, shard = self._window, self._shard
+        arguments = (window.start_ms, window.end_ms, shard.total, shard.index)
+        async with connection.transaction():
+            user: str | None = None
+            if self._mine is None:
+                user = await connection.fetchval(sql("pick_pending"), *arguments)
+            while user is None and self._lists:
+                user = await connection.fetchval(sql("pick_listed"), *arguments, self._lists[0])
+                if user is None:
+                    self._lists.popleft()
+            if user is None:
+                return None
+            row = await connection.fetchrow(sql("claim"), user, self.worker_id, window.start_ms, window.end_ms)
+            assert row is not None  # noqa: S101  it is locked by this transaction
+            cursor_ms: int = row["cursor_ms"]
+            held: list[Key] = []
+            if cursor_ms > row["window_start_ms"]:
+                records = await connection.fetch(sql("held_keys"), user, cursor_ms)
+                held = [Key(cursor_ms, r["coin"], r["oid"], r["tid"], r["side"]) for r in records]
+        return Claim(user, cursor_ms, window.end_ms, tuple(held))
+
+    async def _others_are_busy(self) -> bool:
+        """Whether users of this run are in other hands; if so, they are looked at again from the start."""
+
+        async def ask(connection: Connection) -> bool:
+            arguments = (self.worker_id, self._shard.total, self._shard.index)
+            if self._mine is None:
+                return bool(await connection.fetchval(sql("others_claims"), *arguments, None))
+            lists = list(_split(self._mine))
+            busy = [users for users in lists if await connection.fetchval(sql("others_claims"), *arguments, users)]
+            self._lists = deque(busy)
+            return bool(busy)
+
+        return await self._link.run(ask)
+
+    async def _bury_the_dead(self) -> None:
+        now = asyncio.get_running_loop().time()
+
+        async def bury(connection: Connection) -> dict[int, float]:
+            async with connection.transaction():
+                found = await connection.fetch(sql("suspect_workers"), self.worker_id)
+                seen = {row["worker_id"]: self._suspects.get(row["worker_id"], now) for row in found}
+                expired = {row["worker_id"] for row in found if row["expired"]}
+                dead = [worker for worker, since in seen.items() if worker in expired or now - since >= GRACE_SECONDS]
+                await connection.execute(sql("retire_workers"), dead)
+                await connection.execute(sql("release_orphans"))
+            return seen
+
+        self._suspects = await self._link.run(bury)
+
+
+def new_worker_id() -> int:
+    """A random id, also the key of the worker's advisory lock."""
+    return secrets.randbelow(2**62) + 1
+
+
+def hold_worker_lock(worker_id: int) -> Callable[[Connection], Awaitable[None]]:
+    """For `Link(prepare=...)`: take the worker's lock on each new session."""
+
+    async def prepare(connection: Connection) -> None:
+        for _ in range(10):  # another worker may be trying whether it is free, for a moment
+            if await connection.fetchval(sql("hold_worker_lock"), worker_id):
+                return
+            await asyncio.sleep(0.05)
+
+    return prepare
+
+
+def _split(users: Sequence[str]) -> list[list[str]]:
+    return [list(users[i : i + LISTED_AT_ONCE]) for i in range(0, len(users), LISTED_AT_ONCE)]

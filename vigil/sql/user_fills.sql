@@ -1,0 +1,7 @@
+-- One user's fills in [$2, $3) ms, in the exchange's order.
+SELECT *, (extract(epoch FROM time) * 1000)::bigint AS time_ms
+FROM fills
+WHERE user_address = $1
+    AND time >= timestamptz 'epoch' + $2 * interval '1 millisecond'
+    AND time < timestamptz 'epoch' + $3 * interval '1 millisecond'
+ORDER BY time, seq;

@@ -1,0 +1,238 @@
+"""Committing a batch: fills, gaps, rejected rows and progress in one transaction, exactly once.
+
+The transaction, in order: the fence (this worker still lives in everyone's eyes), COPY into the
+staging table, INSERT of what is new, and only if something was not new an UPDATE of what changed,
+the check that every row staged is in the table, the users' progress. `received = inserted +
+updated + already there` holds for every batch or it is rolled back.
+
+A batch may be applied twice without harm. If the server goes away while COMMIT is under way,
+nobody knows whether it took effect; the number of the batch, stored with the worker in the same
+transaction, tells. A row that the database will not take (too large for an index, outside a
+constraint that somebody added) is found by halving the batch and goes to `rejected_fills`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from vigil.cursor import Gap
+from vigil.db import Connection, Link, seconds, sql
+from vigil.errors import ClaimLost, SchemaMismatch, StoreError
+from vigil.fills import COPY_COLUMNS, Fill, Rejected, copy_line
+
+_ROW_REFUSED = (
+    asyncpg.DataError,  # 22
+    asyncpg.IntegrityConstraintViolationError,  # 23
+    asyncpg.ProgramLimitExceededError,  # 54: an index row too large
+)
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What one page of one user leaves to commit: queued by a pager, committed by the writer.
+
+    `cursor_ms` None leaves the cursor where it is; `error` ends the user's turn as failed.
+    """
+
+    user: str
+    cursor_ms: int | None
+    fills: list[Fill] = field(default_factory=list)
+    done: bool = False
+    gaps: tuple[Gap, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    body_bytes: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a committed batch did, in rows: received = inserted + updated + already_there + refused."""
+
+    received: int
+    inserted: int
+    updated: int
+    already_there: int
+    refused: int
+    """Rows of `received` that the database would not take: in `rejected_fills` now."""
+    rejected: int
+    """Rows new in `rejected_fills`, `refused` included."""
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows of a batch with their users, and what became of them so far."""
+
+    inserted: Counter[str] = field(default_factory=Counter)
+    updated: int = 0
+    refused: list[tuple[str, Rejected]] = field(default_factory=list)
+
+
+class Store:
+    """Commits batches for one worker over one link; `prepare_staging` must run on each connection."""
+
+    def __init__(self, link: Link, worker_id: int, *, lease_seconds: float) -> None:
+        self._link = link
+        self._worker_id = worker_id
+        self._lease = seconds(lease_seconds)
+        self._batch = 0
+
+    async def commit(self, chunks: Sequence[Chunk]) -> Committed:
+        """Apply the chunks, in order, in one transaction; returns when they are durable.
+
+        Raises: ClaimLost when another worker took over, StoreUnavailable when the database stays
+        away longer than the settings allow, StoreError otherwise. Then nothing was applied.
+        """
+        self._batch += 1
+        applied: list[Committed] = []
+
+        async def attempt(connection: Connection) -> Committed:
+            if applied and await connection.fetchval(sql("committed_batch"), self._worker_id) == self._batch:
+                return applied[-1]  # only the answer to COMMIT was lost
+            async with connection.transaction():
+                applied.append(await self._apply(connection, chunks))
+            return applied[-1]
+
+        return await self._link.run(attempt)
+
+    async def _apply(self, connection: Connection, chunks: Sequence[Chunk]) -> Committed:
+        if not await connection.fetchval(sql("fence"), self._worker_id, self._batch, self._lease):
+            raise ClaimLost(
+                "This worker slept through its lease and another took over its users; it committed nothing since.",
+                hint="Run the same command again.",
+            )
+        rows = _Rows()
+        received = [(chunk.user, fill) for chunk in chunks for fill in chunk.fills]
+        await _store_rows(connection, received, rows)
+        rejected = [(chunk.user, row) for chunk in chunks for row in chunk.rejected] + rows.refused
+        newly_rejected = await _store_rejected(connection, rejected)
+        await _store_gaps(connection, chunks)
+        await self._advance(connection, chunks, rows.inserted)
+        inserted, refused = rows.inserted.total(), len(rows.refused)
+        already_there = len(received) - inserted - rows.updated - refused
+        return Committed(len(received), inserted, rows.updated, already_there, refused, newly_rejected)
+
+    async def _advance(self, connection: Connection, chunks: Sequence[Chunk], inserted: Counter[str]) -> None:
+        last = {chunk.user: chunk for chunk in chunks}
+        oldest: dict[str, int] = {}
+        for chunk in chunks:
+            if chunk.fills:
+                oldest[chunk.user] = min(oldest.get(chunk.user, chunk.fills[0].time), chunk.fills[0].time)
+        cursors = {chunk.user: chunk.cursor_ms for chunk in chunks if chunk.cursor_ms is not None}
+        users = sorted(last)
+        status = await connection.execute(
+            sql("advance_progress"),
+            self._worker_id,
+            users,
+            [cursors.get(user) for user in users],
+            [last[user].done for user in users],
+            [inserted[user] for user in users],
+            [oldest.get(user) for user in users],
+            [last[user].error for user in users],
+        )
+        if status != f"UPDATE {len(users)}":
+            raise ClaimLost(
+                f"Some of {len(users)} users are no longer this worker's; the batch was not committed.",
+                hint="Run the same command again.",
+            )
+
+
+async def prepare_staging(connection: Connection) -> None:
+    """Create the staging table of this session."""
+    await connection.execute(sql("staging"))
+
+
+async def _store_rows(connection: Connection, rows: Sequence[tuple[str, Fill]], result: _Rows) -> None:
+    """Upsert `rows`; halve them until the row that the database refuses stands alone."""
+    if not rows:
+        return
+    try:
+        async with connection.transaction():
+            inserted, updated = await _upsert(connection, rows)
+    except _ROW_REFUSED as error:
+        if len(rows) == 1:
+            user, fill = rows[0]
+            raw = json.dumps(dict(fill), default=str)
+            result.refused.append((user, Rejected(raw, f"the database refused it: {error}", fill.time)))
+            return
+        middle = len(rows) // 2
+        await _store_rows(connection, rows[:middle], result)
+        await _store_rows(connection, rows[middle:], result)
+        return
+    result.inserted.update(inserted)
+    result.updated += updated
+
+
+async def _upsert(connection: Connection, rows: Sequence[tuple[str, Fill]]) -> tuple[dict[str, int], int]:
+    """COPY to staging, insert what is new, update what changed. Returns inserted rows by user, updated rows."""
+    await connection.execute("TRUNCATE staged_lines")
+    lines = "".join([copy_line(user, fill) for user, fill in rows]).encode()
+    await connection.copy_to_table("staged_lines", source=io.BytesIO(lines), columns=COPY_COLUMNS, format="text")
+    inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
+    if sum(inserted.values()) == len(rows):
+        return inserted, 0
+    # A plan that reads the whole of `fills` to find a few rows is never right here.
+    await connection.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+    updated = await connection.fetchval(sql("update_fills"))
+    present = await connection.fetchval(sql("count_present"))
+    if present != len(rows):
+        raise StoreError(f"Of {len(rows)} rows staged {present} are in `fills` after the upsert; rolled back.")
+    return inserted, updated
+
+
+async def _store_rejected(connection: Connection, rejected: Sequence[tuple[str, Rejected]]) -> int:
+    if not rejected:
+        return 0
+    raws = [row.raw.replace("\x00", "\\u0000") for _, row in rejected]
+    count = await connection.fetchval(
+        sql("insert_rejected"),
+        [user for user, _ in rejected],
+        [hashlib.sha256(raw.encode()).digest() for raw in raws],
+        raws,
+        [row.reason.replace("\x00", "\\u0000") for _, row in rejected],
+        [row.time for _, row in rejected],
+    )
+    return int(count)
+
+
+async def _store_gaps(connection: Connection, chunks: Iterable[Chunk]) -> None:
+    gaps = [(chunk.user, gap.from_ms, gap.to_ms, str(gap.kind)) for chunk in chunks for gap in chunk.gaps]
+    if gaps:
+        await connection.execute(sql("insert_gaps"), *(list(column) for column in zip(*gaps, strict=True)))
+
+
+_FILLS_COLUMNS = {
+    **dict.fromkeys(("user_address", "coin", "side", "dir", "hash", "fee_token", "cloid"), "text"),
+    **dict.fromkeys(("px", "sz", "start_position", "closed_pnl", "fee", "builder_fee"), "numeric"),
+    **dict.fromkeys(("oid", "tid", "twap_id"), "bigint"),
+    **dict.fromkeys(("time", "block_time"), "timestamp with time zone"),
+    **dict.fromkeys(("liquidation", "extra"), "jsonb"),
+    "crossed": "boolean",
+    "seq": "integer",
+}
+
+
+async def check_fills_table(connection: Connection) -> None:
+    """Refuse a `fills` table that somebody else made with other columns or another key.
+
+    Raises: SchemaMismatch naming what differs.
+    """
+    found = {row["attname"]: row["type"] for row in await connection.fetch(sql("fills_columns"))}
+    differing = [
+        f"{name} is {found.get(name, 'missing')}, expected {expected}"
+        for name, expected in _FILLS_COLUMNS.items()
+        if found.get(name) != expected
+    ]
+    if not differing and not await connection.fetchval(sql("fills_key")):
+        differing = ["it has no unique index on (user_address, time, coin, oid, tid, side)"]
+    if differing:
+        raise SchemaMismatch(
+            f"The table `fills` in this database is not vigil's: {'; '.join(differing[:5])}.",
+            hint="Rename that table, or point VIGIL_DATABASE_URL at another database.",
+        )
