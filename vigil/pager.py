@@ -1,0 +1,68 @@
+"""One user's history, page by page: claim -> pages -> chunks. No database, no HTTP of its own.
+
+A pager owns nothing durable. It asks for pages with the function it is given and puts what they
+leave to commit on the queue; when it is cancelled or killed, the user's next claim starts from
+the last cursor that the writer committed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from vigil.claims import Claim
+from vigil.cursor import PageOutOfOrder, Walk
+from vigil.errors import ExchangeRefused, ExchangeUnavailable, MalformedReply
+from vigil.fills import Page
+from vigil.store import Chunk
+
+log = logging.getLogger(__name__)
+
+FetchPage = Callable[[str, int, int], Awaitable[Page]]
+"""(user, start_ms, end_ms), both inclusive, to the earliest rows in there."""
+
+Put = Callable[[Chunk], Awaitable[None]]
+"""Queues a chunk; blocks while the queue is full, which is how a slow database slows the fetch."""
+
+DISORDER_TRIES = 3
+"""How often a page that comes out of order is asked for again before its user fails."""
+
+
+async def read_user(claim: Claim, fetch_page: FetchPage, put: Put) -> bool:
+    """Read the claimed user to the end of its window; False when the exchange would not answer for it.
+
+    Raises: ExchangeUnreachable, ExchangeThrottled when it answers nobody: nothing to blame the user for.
+    """
+    walk = Walk(claim.cursor_ms, claim.end_ms, held=claim.held)
+    if walk.done:
+        await put(Chunk(claim.user, claim.cursor_ms, done=True))
+    disorder = 0
+    while not walk.done:
+        try:
+            page = await fetch_page(claim.user, walk.cursor_ms, walk.last_ms)
+            step = walk.take(page)
+        except PageOutOfOrder as error:
+            disorder += 1
+            if disorder < DISORDER_TRIES:
+                continue
+            await put(Chunk(claim.user, None, error=f"The exchange's rows come out of order: {error}."))
+            return False
+        except (ExchangeRefused, ExchangeUnavailable, MalformedReply) as error:
+            await put(Chunk(claim.user, None, error=str(error)))
+            return False
+        for gap in step.gaps:
+            log.warning("%s: rows may be missing in [%d, %d] (%s)", claim.user, gap.from_ms, gap.to_ms, gap.kind)
+        if page.rejected:
+            log.warning("%s: %d rows could not be understood, see rejected_fills", claim.user, len(page.rejected))
+        await put(
+            Chunk(
+                claim.user,
+                step.cursor_ms,
+                step.fills,
+                done=step.done,
+                gaps=step.gaps,
+                rejected=page.rejected,
+                body_bytes=page.body_bytes,
+            )
+        )
+    return True

@@ -1,0 +1,260 @@
+"""One run: opens everything, lets it flow, stops it in order, sums it up.
+
+    claims -> pagers (many) -> queue -> writer (one) -> commit
+
+Theory of operation. The writer, the lease and the display are tasks of one group; the pagers
+are a group of their own inside it. When the pagers end, of themselves, by the first signal, or
+because the exchange answers nobody any more, the queue is joined (the writer calls `task_done`
+only after a commit), and then the writer is cancelled. There is no sentinel to lose: if the
+writer dies, the outer group takes everything down with it, and whatever was not committed is
+read again by the next claim. The first SIGINT or SIGTERM drops what is in flight and commits
+what is queued; the second stops at once. Neither can lose or repeat a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from vigil.api import HyperliquidAPI
+from vigil.claims import EVERYBODY, Claim, Claims, Shard, Window, hold_worker_lock, new_worker_id
+from vigil.cursor import PAGE_ROWS
+from vigil.db import Link, connect
+from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, ExchangeUnavailable, StoreError, VigilError
+from vigil.migrate import Migration, migrate
+from vigil.pager import read_user
+from vigil.settings import Settings
+from vigil.store import Chunk, Committed, Store, check_fills_table, prepare_staging
+from vigil.writer import BatchLimits, write_batches
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SILENT_USERS = 20
+"""So many users failing in a row, none answered in between: it is the exchange, not they. At least twice the pagers."""
+
+
+@dataclass
+class Tally:
+    """What a run has done so far; the display reads it while it goes on. Rows, users, weight, seconds."""
+
+    users_total: int = 0
+    users_done: int = 0
+    users_failed: int = 0
+    fetched: int = 0
+    received: int = 0
+    inserted: int = 0
+    updated: int = 0
+    already_there: int = 0
+    refused: int = 0
+    rejected: int = 0
+    gaps: int = 0
+    batches: int = 0
+    queued_pages: int = 0
+    requests: int = 0
+    weight: int = 0
+    pauses: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    signal: int | None = None
+
+    def count(self, chunks: Sequence[Chunk], committed: Committed) -> None:
+        """Add a committed batch. Raises: StoreError when its rows do not add up."""
+        self.batches += 1
+        self.users_done += sum(chunk.done for chunk in chunks)
+        self.users_failed += sum(chunk.error is not None for chunk in chunks)
+        self.gaps += sum(len(chunk.gaps) for chunk in chunks)
+        for name in ("received", "inserted", "updated", "already_there", "refused", "rejected"):
+            setattr(self, name, getattr(self, name) + getattr(committed, name))
+        accounted = committed.inserted + committed.updated + committed.already_there + committed.refused
+        if committed.received != accounted or committed.already_there < 0:
+            raise StoreError(f"A batch of {committed.received} rows accounts for {accounted}: {committed}.")
+
+    @property
+    def exit_code(self) -> int:
+        if self.signal is not None:
+            return 128 + self.signal
+        return EXIT_SOME_USERS_FAILED if self.users_failed else EXIT_DONE
+
+
+async def prepare_database(dsn: str) -> list[Migration]:
+    """Bring the schema up to date and check that the tables are ours; returns what was applied.
+
+    Raises: UsageError, SchemaMismatch, StoreUnavailable.
+    """
+    connection = await connect(dsn)
+    try:
+        applied = await migrate(connection)
+        await check_fills_table(connection)
+    finally:
+        await connection.close()
+    return applied
+
+
+class Run:
+    """One worker's run over a window; `tally` is live, `execute` may be called once.
+
+    `display` is a coroutine function that shows the tally until it is cancelled.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dsn: str,
+        window: Window,
+        *,
+        users: Sequence[str] | None = None,
+        shard: Shard = EVERYBODY,
+        limit: int | None = None,
+        display: Callable[[Tally], Awaitable[None]] | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self._settings = settings
+        self._display = display
+        self._queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
+        worker_id = new_worker_id()
+        self._control = Link(
+            dsn, settings, prepare=hold_worker_lock(worker_id), server_settings={"synchronous_commit": "off"}
+        )
+        self._writing = Link(dsn, settings, prepare=prepare_staging)
+        self._store = Store(self._writing, worker_id, lease_seconds=settings.lease_seconds)
+        self._claims = Claims(self._control, settings, worker_id, window, shard=shard, users=users, limit=limit)
+        self._api = HyperliquidAPI(settings)
+        self._silent_users = 0
+        self._fetching: asyncio.Task[None] | None = None
+        self._stopped_by: VigilError | None = None
+
+    @property
+    def rows_in_memory(self) -> int:
+        """The most rows that may wait for the database at once."""
+        settings = self._settings
+        return (settings.queue_pages + settings.concurrency + 1) * PAGE_ROWS + settings.batch_rows
+
+    async def execute(self) -> Tally:
+        """Run to the end, or to a signal, and return the tally.
+
+        Raises: VigilError when the run could not go on; everything committed stays, and the same
+        command goes on from there.
+        """
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._writing.close)
+            stack.push_async_callback(self._control.close)
+            await stack.enter_async_context(self._api)
+            self.tally.users_total = await self._claims.enroll()
+            await self._claims.register()
+            stack.push_async_callback(self._release)
+            with _signals(self._interrupt):
+                try:
+                    await self._flow()
+                except BaseExceptionGroup as group:
+                    raise _first_cause(group) from group
+        if self._stopped_by is not None:
+            raise self._stopped_by
+        if self.tally.signal is None and self.tally.fetched != self.tally.received:
+            raise StoreError(f"{self.tally.fetched} rows were fetched, but {self.tally.received} reached the database.")
+        return self.tally
+
+    async def _flow(self) -> None:
+        settings = self._settings
+        limits = BatchLimits(settings.batch_rows, settings.batch_bytes, settings.batch_seconds)
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(write_batches(self._queue, self._store.commit, limits, self._committed)),
+                group.create_task(self._claims.keep_lease()),
+            ]
+            if self._display is not None:
+                background.append(group.create_task(_as_task(self._display(self.tally))))
+            self._fetching = group.create_task(self._fetch())
+            await asyncio.wait({self._fetching})
+            drain = None if self.tally.signal is None else settings.drain_seconds
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain):
+                    await self._queue.join()
+            self._refresh()
+            for task in background:
+                task.cancel()
+
+    async def _fetch(self) -> None:
+        """Page users until none is left; an exchange that answers nobody ends it, with the queue still to drain."""
+        try:
+            async with asyncio.TaskGroup() as pagers:
+                for _ in range(self._settings.concurrency):
+                    pagers.create_task(self._page_users())
+        except* VigilError as group:
+            self._stopped_by = _first_cause(group)
+
+    async def _page_users(self) -> None:
+        while (claim := await self._claims.next()) is not None:
+            answered = await read_user(claim, self._api.get_user_fills_by_time, self._put)
+            self._watch_for_silence(claim, answered)
+
+    def _watch_for_silence(self, claim: Claim, answered: bool) -> None:
+        self._silent_users = 0 if answered else self._silent_users + 1
+        if self._silent_users >= max(SILENT_USERS, 2 * self._settings.concurrency):
+            raise ExchangeUnavailable(
+                f"The exchange gave no usable answer for {self._silent_users} users in a row, lastly {claim.user}.",
+                hint="`vigil-backfill status` shows the reasons; run the same command again later.",
+            )
+
+    async def _put(self, chunk: Chunk) -> None:
+        await self._queue.put(chunk)
+        self.tally.fetched += len(chunk.fills)
+        self._refresh()
+
+    def _committed(self, chunks: Sequence[Chunk], committed: Committed) -> None:
+        self.tally.count(chunks, committed)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        tally, limiter = self.tally, self._api.limiter
+        tally.queued_pages = self._queue.qsize()
+        tally.requests, tally.weight, tally.pauses = self._api.requests, limiter.weight_spent, limiter.gate.pauses
+        tally.faults = dict(self._api.faults)
+
+    def _interrupt(self, signum: int, task: asyncio.Task[Any]) -> None:
+        if self.tally.signal is None and self._fetching is not None:
+            self.tally.signal = signum
+            log.warning("stopping: committing what was fetched; once more stops at once")
+            self._fetching.cancel()
+        else:
+            self.tally.signal = self.tally.signal or signum
+            task.cancel()
+
+    async def _release(self) -> None:
+        try:
+            await asyncio.shield(self._claims.release())
+        except VigilError as error:
+            log.debug("the claims were not released, others take them over: %s", error)
+
+
+@contextmanager
+def _signals(handler: Callable[[int, asyncio.Task[Any]], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `handler(signum, current task)` while the block runs."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, handler, signum, task)
+    try:
+        yield
+    finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signum)
+
+
+async def _as_task(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> VigilError:
+    """The error to tell: the first of ours. Raises: the group itself if none is."""
+    ours = group.subgroup(VigilError)
+    while isinstance(ours, BaseExceptionGroup):
+        ours = ours.exceptions[0]  # type: ignore[assignment]
+    if ours is None:
+        raise group
+    assert isinstance(ours, VigilError)  # noqa: S101
+    return ours

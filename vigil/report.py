@@ -1,0 +1,51 @@
+"""Read-only questions to the database: what is known, done, failed, rejected and missing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vigil.db import Connection, sql
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of the whole backfill, all workers together, from the database alone."""
+
+    users: int
+    completed: int
+    claimed: int
+    pending: int
+    failed: int
+    fills: int
+    """Rows that the backfill added to `fills`."""
+    oldest_fill_time: int | None
+    """ms since epoch"""
+    rejected_fills: int
+    gaps: int
+    users_with_gaps: int
+    workers_alive: int
+    workers_dead: int
+    timescaledb: bool
+    errors: list[dict[str, Any]]
+    """Failed users, newest first, at most ten: user_address, attempts, last_error, failed_at."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def read_status(connection: Connection) -> Status:
+    """Ask for the status in one snapshot."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        totals = await connection.fetchrow(sql("status_totals"))
+        errors = await connection.fetch(sql("status_errors"))
+    assert totals is not None  # noqa: S101  aggregates always have a row
+    return Status(**dict(totals), errors=[dict(row) for row in errors])
+
+
+async def list_users(connection: Connection, state: str | None) -> AsyncIterator[dict[str, Any]]:
+    """Every known user (of one state), by address, streamed."""
+    async with connection.transaction(readonly=True):
+        async for row in connection.cursor(sql("list_users"), state, prefetch=1000):
+            yield dict(row)
