@@ -63,6 +63,7 @@ CREATE TABLE backfill_workers (
     pid              integer NOT NULL,
     started_at       timestamptz NOT NULL DEFAULT now(),
     lease_expires_at timestamptz NOT NULL,
+    suspect_since    timestamptz,                -- when its session was first found gone, until its next sign of life
     committed_batch  bigint NOT NULL DEFAULT 0  -- its newest batch: tells whether a COMMIT whose answer was lost took effect
 );
 
