@@ -7,7 +7,8 @@ id, which Postgres frees the moment the session ends: after a `kill -9` the user
 seconds (`GRACE_SECONDS`, in which a worker whose connection broke comes back), after a vanished
 machine or a partition when the lease runs out. Whoever finds a worker dead deletes its row and
 frees its users in one transaction; every commit of fills locks that same row first (the fence), so
-a worker that was only asleep can commit nothing any more.
+a worker that was only asleep can commit nothing any more. If it fell asleep inside a commit, its
+sessions are ended first, or its locks would outlive its lease.
 
 What a claim leaves behind is only the claim: rows in memory and in the queue mean nothing until
 they are committed, so cancelled, crashed and killed are one and the same recovery.
@@ -35,8 +36,11 @@ ENROLL_TIMEOUT_SECONDS = 3600.0
 LISTED_AT_ONCE = 1000
 """Users named by hand that one claim looks through: keeps the statement small for long lists."""
 
-GRACE_SECONDS = 5.0
-"""A worker without a session, found so twice and this long apart, is dead: a live one reconnects sooner."""
+GRACE_SECONDS = 3.0
+"""A worker without a session for so long is dead: a live one looks every second, and reconnects."""
+
+HEARTBEAT_SECONDS = 1.0
+"""Between two looks at one's own session; the lease is renewed three times in its length."""
 
 POLL_SECONDS = 1.0
 """Between two looks at users in other workers' hands, when nothing else is left to do."""
@@ -97,7 +101,6 @@ class Claims:
         self._lists: deque[list[str]] = deque(_split(self._mine) if self._mine is not None else ())
         self._left = limit
         self._turn = asyncio.Lock()
-        self._suspects: dict[int, float] = {}  # worker without a session -> when it was first seen so
 
     async def register(self) -> None:
         """Become a worker, and free what dead ones left."""
@@ -170,8 +173,13 @@ class Claims:
             await connection.fetchval(sql("hold_worker_lock"), self.worker_id)  # in case a dead session had it
             return bool(await connection.fetchval(sql("renew_lease"), self.worker_id, seconds(self._lease_seconds)))
 
+        loop = asyncio.get_running_loop()
+        renew_at = loop.time()
         while True:
-            await asyncio.sleep(self._lease_seconds / 3)
+            await asyncio.sleep(min(HEARTBEAT_SECONDS, self._lease_seconds / 3))
+            if self._link.connected and loop.time() < renew_at:
+                continue
+            renew_at = loop.time() + self._lease_seconds / 3
             if not await self._link.run(renew):
                 raise ClaimLost(
                     "This worker slept through its lease and another took over its users.",
@@ -225,19 +233,19 @@ class Claims:
         return await self._link.run(ask)
 
     async def _bury_the_dead(self) -> None:
-        now = asyncio.get_running_loop().time()
-
-        async def bury(connection: Connection) -> dict[int, float]:
+        async def bury(connection: Connection) -> None:
+            await connection.execute(sql("end_expired_sessions"), self.worker_id)
             async with connection.transaction():
-                found = await connection.fetch(sql("suspect_workers"), self.worker_id)
-                seen = {row["worker_id"]: self._suspects.get(row["worker_id"], now) for row in found}
-                expired = {row["worker_id"] for row in found if row["expired"]}
-                dead = [worker for worker, since in seen.items() if worker in expired or now - since >= GRACE_SECONDS]
-                await connection.execute(sql("retire_workers"), dead)
+                found = await connection.fetch(sql("suspect_workers"), self.worker_id, seconds(GRACE_SECONDS))
+                await connection.execute(sql("retire_workers"), [row["worker_id"] for row in found if row["dead"]])
                 await connection.execute(sql("release_orphans"))
-            return seen
 
-        self._suspects = await self._link.run(bury)
+        await self._link.run(bury)
+
+
+def session_name(worker_id: int) -> dict[str, str]:
+    """For `Link(server_settings=...)`: by this name others can end the sessions of a worker that fell asleep."""
+    return {"application_name": f"vigil-backfill {worker_id}"}
 
 
 def new_worker_id() -> int:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cache
 from importlib.resources import files
@@ -39,7 +40,9 @@ _AWAY = (
     asyncpg.OperatorInterventionError,  # 57: shutdown, crash, not yet accepting
     asyncpg.TransactionRollbackError,  # 40: deadlock, serialization
     asyncpg.ReadOnlySQLTransactionError,  # 25006: failed over to a replica
+    asyncpg.InternalClientError,  # asyncpg lost track: met when a session was ended while its process slept
 )
+_FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, *_AWAY)
 _WRONG_DSN = (
     asyncpg.InvalidAuthorizationSpecificationError,  # 28: no such role, wrong password
     asyncpg.InvalidCatalogNameError,  # 3D000: no such database
@@ -76,6 +79,18 @@ async def connect(dsn: str, server_settings: Mapping[str, str] | None = None) ->
         ) from error
 
 
+@asynccontextmanager
+async def session(dsn: str) -> AsyncIterator[Connection]:
+    """A connection for the block, for what is asked once. Raises: as `connect`, and StoreError."""
+    connection = await connect(dsn)
+    try:
+        yield connection
+    except _FOREIGN as error:
+        raise _translated(connection, error) from error
+    finally:
+        await _close(connection)
+
+
 class Link:
     """One healing connection; `prepare` is run on each new one (temporary tables, session locks)."""
 
@@ -97,8 +112,11 @@ class Link:
         self._busy = asyncio.Lock()
 
     def __repr__(self) -> str:
-        state = "connected" if self._connection and not self._connection.is_closed() else "not connected"
-        return f"<Link {state}, {self.reconnects} reconnects>"
+        return f"<Link {'connected' if self.connected else 'not connected'}, {self.reconnects} reconnects>"
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None and not self._connection.is_closed()
 
     async def run(
         self,
@@ -116,7 +134,7 @@ class Link:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
             stop=stop_after_delay(self._patience if patience is None else patience),
-            wait=wait_random_exponential(multiplier=0.1, max=5),
+            wait=wait_random_exponential(multiplier=0.1, max=1),
             reraise=True,
         )
         async with self._busy:
@@ -124,12 +142,8 @@ class Link:
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is None or connection.is_closed():
-            return
-        try:
-            await connection.close(timeout=2)
-        except (*_AWAY, asyncpg.InterfaceError):
-            connection.terminate()
+        if connection is not None:
+            await _close(connection)
 
     async def _run_once(self, operation: Callable[[Connection], Awaitable[T]], timeout: float) -> T:
         if self._connection is None or self._connection.is_closed():
@@ -163,8 +177,8 @@ class Link:
                 if gone.done()
                 else f"The database did not answer within {timeout:g} s (VIGIL_DATABASE_TIMEOUT_SECONDS)."
             )
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            raise self._translated(connection, error) from error
+        except _FOREIGN as error:
+            raise _translated(connection, error) from error
         finally:
             gone.cancel()
             connection.remove_termination_listener(on_termination)
@@ -175,16 +189,25 @@ class Link:
                 if task.done() and not task.cancelled():
                     task.exception()  # seen: it only says that the connection was closed
 
-    def _translated(self, connection: Connection, error: Exception) -> Exception:
-        if isinstance(error, _AWAY) or connection.is_closed():
-            if not connection.is_closed() and not isinstance(error, asyncpg.TransactionRollbackError):
-                connection.terminate()  # e.g. read-only after a failover: look for the primary anew
-            return StoreUnavailable(f"The database went away: {_sentence(error)}.")
-        if isinstance(error, asyncpg.InsufficientPrivilegeError):
-            return UsageError(
-                f"The database role may not do this: {_sentence(error)}.", hint="Grant it that right or use another."
-            )
-        return StoreError(f"The database refused a statement: {_sentence(error)}.")
+
+async def _close(connection: Connection) -> None:
+    try:
+        if not connection.is_closed():
+            await connection.close(timeout=2)
+    except _FOREIGN:
+        connection.terminate()
+
+
+def _translated(connection: Connection, error: Exception) -> Exception:
+    if isinstance(error, _AWAY) or connection.is_closed():
+        if not connection.is_closed() and not isinstance(error, asyncpg.TransactionRollbackError):
+            connection.terminate()  # e.g. read-only after a failover: look for the primary anew
+        return StoreUnavailable(f"The database went away: {_sentence(error)}.")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return UsageError(
+            f"The database role may not do this: {_sentence(error)}.", hint="Grant it that right or use another."
+        )
+    return StoreError(f"The database refused a statement: {_sentence(error)}.")
 
 
 def _sentence(error: BaseException) -> str:

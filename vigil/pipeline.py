@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vigil.api import HyperliquidAPI
-from vigil.claims import EVERYBODY, Claim, Claims, Shard, Window, hold_worker_lock, new_worker_id
+from vigil.claims import EVERYBODY, Claim, Claims, Shard, Window, hold_worker_lock, new_worker_id, session_name
 from vigil.cursor import PAGE_ROWS
-from vigil.db import Link, connect
+from vigil.db import Link, session
 from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, ExchangeUnavailable, StoreError, VigilError
 from vigil.migrate import Migration, migrate
 from vigil.pager import read_user
@@ -81,18 +81,15 @@ class Tally:
         return EXIT_SOME_USERS_FAILED if self.users_failed else EXIT_DONE
 
 
-async def prepare_database(dsn: str) -> list[Migration]:
-    """Bring the schema up to date and check that the tables are ours; returns what was applied.
+async def prepare_database(dsn: str, notice: Callable[[str], None] = log.info) -> list[Migration]:
+    """Bring the schema up to date, after a look at a `fills` table that may be there; returns what was applied.
 
+    `notice` is told what people should know, such as that there is no TimescaleDB.
     Raises: UsageError, SchemaMismatch, StoreUnavailable.
     """
-    connection = await connect(dsn)
-    try:
-        applied = await migrate(connection)
+    async with session(dsn) as connection:
         await check_fills_table(connection)
-    finally:
-        await connection.close()
-    return applied
+        return await migrate(connection, notice=notice)
 
 
 class Run:
@@ -117,10 +114,10 @@ class Run:
         self._display = display
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
         worker_id = new_worker_id()
-        self._control = Link(
-            dsn, settings, prepare=hold_worker_lock(worker_id), server_settings={"synchronous_commit": "off"}
-        )
-        self._writing = Link(dsn, settings, prepare=prepare_staging)
+        name = session_name(worker_id)
+        control = {**name, "synchronous_commit": "off"}  # a claim lost in a crash is only claimed again
+        self._control = Link(dsn, settings, prepare=hold_worker_lock(worker_id), server_settings=control)
+        self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=name)
         self._store = Store(self._writing, worker_id, lease_seconds=settings.lease_seconds)
         self._claims = Claims(self._control, settings, worker_id, window, shard=shard, users=users, limit=limit)
         self._api = HyperliquidAPI(settings)

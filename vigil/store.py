@@ -219,16 +219,20 @@ _FILLS_COLUMNS = {
 
 
 async def check_fills_table(connection: Connection) -> None:
-    """Refuse a `fills` table that somebody else made with other columns or another key.
+    """Refuse a `fills` table that somebody else made with other columns or another key; none at all is fine.
 
     Raises: SchemaMismatch naming what differs.
     """
     found = {row["attname"]: row["type"] for row in await connection.fetch(sql("fills_columns"))}
+    if not found:
+        return
     differing = [
-        f"{name} is {found.get(name, 'missing')}, expected {expected}"
+        f"{name} is {found[name]}, expected {expected}"
         for name, expected in _FILLS_COLUMNS.items()
-        if found.get(name) != expected
+        if found.get(name, expected) != expected
     ]
+    if missing := [name for name in _FILLS_COLUMNS if name not in found]:
+        differing.append(f"it has no {', '.join(missing)}")
     if not differing and not await connection.fetchval(sql("fills_key")):
         differing = ["it has no unique index on (user_address, time, coin, oid, tid, side)"]
     if differing:

@@ -1,0 +1,5 @@
+"""`python -m vigil` is `vigil-backfill`."""
+
+from vigil.cli import main
+
+main()
