@@ -117,7 +117,9 @@ class Run:
         name = session_name(worker_id)
         control = {**name, "synchronous_commit": "off"}  # a claim lost in a crash is only claimed again
         self._control = Link(dsn, settings, prepare=hold_worker_lock(worker_id), server_settings=control)
-        self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=name)
+        # Compiling costs more than these statements run, and a batch is to be joined in memory.
+        writing = {**name, "jit": "off", "work_mem": "64MB"}
+        self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=writing)
         self._store = Store(self._writing, worker_id, lease_seconds=settings.lease_seconds)
         self._claims = Claims(self._control, settings, worker_id, window, shard=shard, users=users, limit=limit)
         self._api = HyperliquidAPI(settings)

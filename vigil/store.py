@@ -121,9 +121,11 @@ class Store:
     async def _advance(self, connection: Connection, chunks: Sequence[Chunk], inserted: Counter[str]) -> None:
         last = {chunk.user: chunk for chunk in chunks}
         oldest: dict[str, int] = {}
+        newest: dict[str, int] = {}
         for chunk in chunks:
             if chunk.fills:
-                oldest[chunk.user] = min(oldest.get(chunk.user, chunk.fills[0].time), chunk.fills[0].time)
+                oldest.setdefault(chunk.user, chunk.fills[0].time)
+                newest[chunk.user] = chunk.fills[-1].time
         cursors = {chunk.user: chunk.cursor_ms for chunk in chunks if chunk.cursor_ms is not None}
         users = sorted(last)
         status = await connection.execute(
@@ -134,6 +136,7 @@ class Store:
             [last[user].done for user in users],
             [inserted[user] for user in users],
             [oldest.get(user) for user in users],
+            [newest.get(user) for user in users],
             [last[user].error for user in users],
         )
         if status != f"UPDATE {len(users)}":
@@ -177,12 +180,12 @@ async def _upsert(connection: Connection, rows: Sequence[tuple[str, Fill]]) -> t
     inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
     if sum(inserted.values()) == len(rows):
         return inserted, 0
-    # A plan that reads the whole of `fills` to find a few rows is never right here.
-    await connection.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
-    updated = await connection.fetchval(sql("update_fills"))
-    present = await connection.fetchval(sql("count_present"))
-    if present != len(rows):
-        raise StoreError(f"Of {len(rows)} rows staged {present} are in `fills` after the upsert; rolled back.")
+    await connection.execute("SET LOCAL enable_nestloop = off")  # a temporary table has no statistics to plan by
+    compared = await connection.fetchrow(sql("compare_staged"))
+    assert compared is not None  # noqa: S101  an aggregate always has a row
+    if compared["present"] != len(rows):
+        raise StoreError(f"Of {len(rows)} rows staged {compared['present']} are in `fills` after the upsert.")
+    updated = await connection.fetchval(sql("update_fills")) if compared["changed"] else 0
     return inserted, updated
 
 

@@ -1,3 +1,3 @@
--- The fills of user $1 stored at the cursor $2: the exchange's next page must begin with them.
+-- The fills of user $1 stored at $2 ms, where its walk goes on: the exchange's next page must begin with them.
 SELECT coin, oid, tid, side FROM fills
 WHERE user_address = $1 AND time = timestamptz 'epoch' + $2 * interval '1 millisecond';

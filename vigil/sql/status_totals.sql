@@ -1,4 +1,14 @@
--- The whole backfill in one row.
+-- The whole backfill in one row. A worker is alive with a valid lease and a session that holds its lock.
+WITH workers AS (
+    SELECT
+        lease_expires_at >= now() AND EXISTS (
+            SELECT FROM pg_locks
+            WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+                AND (classid::bigint << 32 | objid::bigint) = worker_id
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        ) AS alive
+    FROM backfill_workers
+)
 SELECT
     count(*) AS users,
     count(*) FILTER (WHERE state = 'completed') AS completed,
@@ -10,7 +20,7 @@ SELECT
     (SELECT count(*) FROM rejected_fills) AS rejected_fills,
     (SELECT count(*) FROM backfill_gaps) AS gaps,
     (SELECT count(DISTINCT user_address) FROM backfill_gaps) AS users_with_gaps,
-    (SELECT count(*) FROM backfill_workers WHERE lease_expires_at >= now()) AS workers_alive,
-    (SELECT count(*) FROM backfill_workers WHERE lease_expires_at < now()) AS workers_dead,
+    (SELECT count(*) FROM workers WHERE alive) AS workers_alive,
+    (SELECT count(*) FROM workers WHERE NOT alive) AS workers_dead,
     EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb
 FROM backfill_progress;
