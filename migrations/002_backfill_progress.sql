@@ -15,6 +15,7 @@ CREATE TABLE backfill_progress (
     completed        boolean NOT NULL DEFAULT false,
     fills_count      bigint NOT NULL DEFAULT 0,  -- rows of fills that the backfill added for this user
     oldest_fill_time bigint,                     -- ms since epoch, of the fills read
+    newest_fill_time bigint,                     -- the same: a walk goes on from here, so that it meets what it holds
     window_start_ms  bigint,
     window_end_ms    bigint,                     -- exclusive
     cursor_ms        bigint,

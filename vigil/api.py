@@ -17,7 +17,7 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,7 @@ import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from vigil.address import normalize_address
-from vigil.cursor import PageOutOfOrder, Walk
+from vigil.cursor import PageRefused, Step, Walk
 from vigil.errors import (
     ExchangeRefused,
     ExchangeThrottled,
@@ -36,13 +36,19 @@ from vigil.errors import (
     UsageError,
 )
 from vigil.fills import Page, UndecodablePage, decode_page
-from vigil.limiter import BASE_WEIGHT, Ticket, WeightLimiter, page_weight
+from vigil.limiter import BASE_WEIGHT, FULL_PAGE_WEIGHT, Ticket, WeightLimiter, page_weight
 from vigil.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
 PERMANENT = frozenset({400, 401, 404, 405, 406, 410, 413, 414, 415, 422})
 """Statuses that answer this very request (422 PROVEN for a body it can't read); all others may pass."""
+
+PAGE_TRIES = 3
+"""How often a page is asked for that the walk refuses: out of order, or not going on from what is held."""
+
+FetchPage = Callable[[str, int, int], Awaitable[Page]]
+"""(user, start_ms, end_ms), both inclusive, to the earliest rows in there."""
 
 
 class HyperliquidAPI:
@@ -119,11 +125,7 @@ class HyperliquidAPI:
         """
         walk = Walk(start_time, end_time + 1)
         while not walk.done:
-            page = await self.get_user_fills_by_time(user, walk.cursor_ms, walk.last_ms)
-            try:
-                step = walk.take(page)
-            except PageOutOfOrder as error:
-                raise MalformedReply(f"The exchange's answer is out of order: {error}.") from error
+            page, step = await advance(walk, user, self.get_user_fills_by_time)
             for gap in step.gaps:
                 log.warning("fills of %s may be missing in [%d, %d]: %s", user, gap.from_ms, gap.to_ms, gap.kind)
             if step.fills or page.rejected:
@@ -144,8 +146,8 @@ class HyperliquidAPI:
                 try:
                     return await self._ask_once(request, ticket)
                 except (ExchangeThrottled, ExchangeUnreachable) as error:
-                    self.limiter.pause(ticket, getattr(error, "retry_after", None))
-                    self._check_patience(error)
+                    pause = self.limiter.pause(ticket, getattr(error, "retry_after", None))
+                    self._check_patience(error, pause)
                     log.debug("paused: %s", error)
 
     async def _ask_once(self, request: dict[str, Any], ticket: Ticket) -> Page:
@@ -185,6 +187,7 @@ class HyperliquidAPI:
                     ticket.weight = BASE_WEIGHT  # no rows were served, so none were charged
                     ticket.answered = response.status in PERMANENT
                     raise await _error_of(response)
+                ticket.weight = FULL_PAGE_WEIGHT  # until it is known: the server has served something
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
@@ -199,13 +202,26 @@ class HyperliquidAPI:
         except (aiohttp.ClientError, ConnectionError, ValueError, asyncio.IncompleteReadError) as error:
             raise ExchangeUnavailable(f"The exchange's answer broke off: {_reason(error)}.") from error
 
-    def _check_patience(self, error: ExchangeThrottled | ExchangeUnreachable) -> None:
-        """Raise `error` when nobody has been answered for longer than the settings allow."""
+    def _check_patience(self, error: ExchangeThrottled | ExchangeUnreachable, pause: float) -> None:
+        """Raise `error` when the next try, `pause` seconds away, would come after the settings' patience."""
         never = not self._answered_once and isinstance(error, ExchangeUnreachable)
         patience = self.settings.startup_patience_seconds if never else self.settings.outage_patience_seconds
-        if self._silent_since is not None and _now() - self._silent_since >= patience:
+        if self._silent_since is not None and _now() + pause - self._silent_since >= patience:
             error.hint = "Nothing is lost: run the same command again later."
             raise error
+
+
+async def advance(walk: Walk, user: str, fetch_page: FetchPage) -> tuple[Page, Step]:
+    """Ask for the walk's next page until it is accepted. Raises: MalformedReply after `PAGE_TRIES`, ExchangeError."""
+    for tries_left in reversed(range(PAGE_TRIES)):
+        page = await fetch_page(user, walk.cursor_ms, walk.last_ms)
+        try:
+            return page, walk.take(page)
+        except PageRefused as error:
+            if not tries_left:
+                raise MalformedReply(f"The exchange's answer can't be right: {error}.") from error
+            log.debug("%s: asking again: %s", user, error)
+    raise AssertionError("unreachable")
 
 
 async def _error_of(response: aiohttp.ClientResponse) -> Exception:

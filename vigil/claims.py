@@ -211,12 +211,12 @@ class Claims:
                 return None
             row = await connection.fetchrow(sql("claim"), user, self.worker_id, window.start_ms, window.end_ms)
             assert row is not None  # noqa: S101  it is locked by this transaction
-            cursor_ms: int = row["cursor_ms"]
+            resume_ms: int = row["resume_ms"]
             held: list[Key] = []
-            if cursor_ms > row["window_start_ms"]:
-                records = await connection.fetch(sql("held_keys"), user, cursor_ms)
-                held = [Key(cursor_ms, r["coin"], r["oid"], r["tid"], r["side"]) for r in records]
-        return Claim(user, cursor_ms, window.end_ms, tuple(held))
+            if row["holds"]:
+                records = await connection.fetch(sql("held_keys"), user, resume_ms)
+                held = [Key(resume_ms, r["coin"], r["oid"], r["tid"], r["side"]) for r in records]
+        return Claim(user, resume_ms, window.end_ms, tuple(held))
 
     async def _others_are_busy(self) -> bool:
         """Whether users of this run are in other hands; if so, they are looked at again from the start."""

@@ -8,12 +8,13 @@ the held rows comes back, the exchange dropped rows in between (its retention sl
 cursor while we walked), and the walk records a gap instead of passing over it in silence.
 
 Rules, in the order `Walk.take` applies them:
-- rows must ascend in time; a page that does not is refused whole (`PageOutOfOrder`);
+- rows must ascend in time; a page that does not is refused whole (`PageRefused`);
 - rows outside [cursor, end) are dropped and counted; a full page with nothing else is refused;
-- held rows are dropped; none of them there means a gap of kind `retention`;
+- held rows are dropped; none of them there, twice in a row, means a gap of kind `retention`;
 - a page whose size is no cap of the server is the last one;
 - a full page inside one millisecond that is also the cursor can't be passed by asking again:
-  a gap of kind `saturated` is recorded and the walk goes on one millisecond later;
+  a gap of kind `saturated` is recorded and the walk goes on one millisecond later (with nothing
+  held: rows dropped right behind such a gap can't be told from it);
 - the number of rows seen so far ends nothing: the documented 10,000 is soft.
 
 The cursor returned with a page is what may be stored together with the page's fills: a walk
@@ -60,8 +61,12 @@ class Gap:
     kind: GapKind
 
 
-class PageOutOfOrder(ValueError):
-    """The page's rows do not ascend in time, or none of a full page lies at or after the cursor."""
+class PageRefused(ValueError):
+    """This page can't be the answer, or is too unlikely to be believed at once: ask for it again.
+
+    Its rows do not ascend in time, or none of a full page lies at or after the cursor, or, for the
+    first time, none of the rows held came back (one server lagging behind would look like that).
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class Walk:
         self.end_ms = end_ms
         self.done = start_ms >= end_ms
         self._held = frozenset(key for key in held if key.time == start_ms)
+        self._doubted = False
 
     @property
     def last_ms(self) -> int:
@@ -98,22 +104,20 @@ class Walk:
     def take(self, page: Page) -> Step:
         """Accept the answer to (`cursor_ms`, `last_ms`) and move on.
 
-        Raises: PageOutOfOrder; the walk is then unchanged and the same page can be asked for again.
+        Raises: PageRefused; the walk then stands where it stood, and the same page is to be asked for again.
         """
         for earlier, later in pairwise(page):
             if later.time < earlier.time:
-                raise PageOutOfOrder(f"a row of {later.time} follows one of {earlier.time}")
+                raise PageRefused(f"a row of {later.time} follows one of {earlier.time}")
         inside = [fill for fill in page if self.cursor_ms <= fill.time < self.end_ms]
         full = is_full(page.rows)
-        times = [time for time in page.times() if self.cursor_ms <= time < self.end_ms]
-        passed_end = any(time >= self.end_ms for time in page.times())
-        if full and not times and not passed_end:
-            raise PageOutOfOrder(f"{page.rows} rows, none of them in [{self.cursor_ms}, {self.end_ms})")
-
+        passed_end = any(fill.time >= self.end_ms for fill in page)
+        last = self._last_ms_of(page, inside)
+        if full and not passed_end and last is None:
+            raise PageRefused(f"{page.rows} rows, none of them in [{self.cursor_ms}, {self.end_ms})")
         gaps = self._hole_before(inside)
         fills = [fill for fill in inside if fill.key not in self._held]
-        last = max(times, default=self.cursor_ms)
-        if not full or passed_end:
+        if not full or passed_end or last is None:
             self._move_to(self.end_ms, ())
         elif last == self.cursor_ms:
             gaps += (Gap(last, last, GapKind.SATURATED),)
@@ -122,13 +126,29 @@ class Walk:
             self._move_to(last, (fill.key for fill in inside if fill.time == last))
         return Step(fills, self.cursor_ms, self.done, gaps, len(page) - len(inside))
 
+    def _last_ms_of(self, page: Page, inside: list[Fill]) -> int | None:
+        """Where the next page is to start: the last fill's time.
+
+        The time of a row that could not be understood is not believed where it would skip fills;
+        it serves only when the fills alone would not get us off the cursor.
+        """
+        last = inside[-1].time if inside else None
+        if last is None or last == self.cursor_ms:
+            times = (row.time for row in page.rejected if row.time is not None)
+            return min((time for time in times if self.cursor_ms < time < self.end_ms), default=last)
+        return last
+
     def _hole_before(self, inside: list[Fill]) -> tuple[Gap, ...]:
         if not self._held or any(fill.key in self._held for fill in inside):
             return ()
+        if not self._doubted:
+            self._doubted = True
+            raise PageRefused("none of the rows already held came back")
         first_ms = inside[0].time if inside else self.last_ms
         return (Gap(self.cursor_ms, first_ms, GapKind.RETENTION),)
 
     def _move_to(self, cursor_ms: int, held: Iterable[Key]) -> None:
         self.cursor_ms = cursor_ms
         self._held = frozenset(held)
+        self._doubted = False
         self.done = cursor_ms >= self.end_ms

@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-NUMERIC = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
+NUMERIC = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\Z"
 BIGINT_MAX = 2**63 - 1
 LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999: beyond it Python and many clients can't print a date."""
@@ -129,7 +129,9 @@ class UndecodablePage(ValueError):
 
 
 _decode_fills = msgspec.json.Decoder(list[Fill]).decode
+_decode_fill = msgspec.json.Decoder(Fill).decode
 _split_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -147,7 +149,7 @@ def decode_page(body: bytes) -> Page:
 
 
 def _decode_at_once(body: bytes) -> list[Fill] | None:
-    if b"\\" in body:  # an escape may hide a character that Postgres can't store: look at each row
+    if _may_surprise(body.decode("utf-8", "replace")):
         return None
     try:
         return _decode_fills(body)
@@ -155,26 +157,68 @@ def _decode_at_once(body: bytes) -> list[Fill] | None:
         return None
 
 
+def _may_surprise(text: str) -> bool:
+    """An escape may hide a character that Postgres can't store; the others are names of our own."""
+    return "\\" in text or '"#seq"' in text or '"#extra"' in text
+
+
 def _decode_row_by_row(body: bytes, rejected: list[Rejected]) -> list[Fill]:
+    fills: list[Fill] = []
+    for raw, row in _split(body):
+        try:
+            fill = _decode_ordinary(raw)
+            if fill is None:
+                row = _parse(raw) if row is None else row
+                fill = _fill_from(row)
+            fills.append(fill)
+        except (ValueError, TypeError, RecursionError) as error:
+            rejected.append(Rejected(raw, str(error) or type(error).__name__, _readable_time(row)))
+    return fills
+
+
+def _split(body: bytes) -> list[tuple[str, Any]]:
+    """The rows as JSON text, parsed too where the body is not strictly JSON. Raises: UndecodablePage."""
     try:
-        parsed = json.loads(body, parse_float=Decimal, parse_constant=str)
+        return [(bytes(raw).decode(), None) for raw in _split_rows(body)]
+    except (ValueError, RecursionError):  # NaN and its kind, or no array
+        return [(json.dumps(row, default=str), row) for row in _parse_leniently(body)]
+
+
+def _parse_leniently(body: bytes) -> list[Any]:
+    try:
+        parsed = _parse(body)
     except (ValueError, RecursionError) as error:
         raise UndecodablePage(f"the body is not JSON ({type(error).__name__})") from error
     if not isinstance(parsed, list):
         raise UndecodablePage(f"the body is a JSON {type(parsed).__name__}, not an array")
+    return parsed
+
+
+def _parse(text: str | bytes) -> Any:
+    return json.loads(text, parse_float=_number, parse_int=_number, parse_constant=str)
+
+
+def _decode_ordinary(raw: str) -> Fill | None:
+    """The quick way, for an ordinary row among strange ones."""
+    if _may_surprise(raw):
+        return None
     try:
-        raws = [bytes(raw).decode() for raw in _split_rows(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # NaN and its kind: not strictly JSON
-        raws = [json.dumps(row, default=str) for row in parsed]
-    fills: list[Fill] = []
-    for row, raw in zip(parsed, raws, strict=True):
-        try:
-            fills.append(_fill_from(row))
-        except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
-            time = row.get("time") if isinstance(row, dict) else None
-            readable = type(time) is int and 0 <= time <= LATEST_MS
-            rejected.append(Rejected(raw, str(error) or type(error).__name__, time if readable else None))
-    return fills
+        return _decode_fill(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _readable_time(row: Any) -> int | None:
+    time = row.get("time") if isinstance(row, dict) else None
+    return time if type(time) is int and 0 <= time <= LATEST_MS else None
+
+
+def _number(text: str) -> int | Decimal | str:
+    """An exact number, or the text of one that no number type here takes: 5,000 digits, 1e999999999999."""
+    try:
+        return int(text) if text.removeprefix("-").isdigit() else Decimal(text)
+    except (ValueError, ArithmeticError):
+        return text
 
 
 def _fill_from(row: Any) -> Fill:
@@ -192,10 +236,10 @@ def _fill_from(row: Any) -> Fill:
     fill = msgspec.convert(known, Fill, strict=False)
     fill.liquidation = liquidation
     fill.extra = {name: value for name, value in row.items() if name not in _FIELD_OF_WIRE} or None
-    for text in copy_line("", fill).split("\t"):
-        if "\x00" in text or "\\\\u0000" in text:
-            raise ValueError("the row holds a NUL character, which Postgres can't store")
-        text.encode()  # a lone surrogate can't be stored either: UnicodeEncodeError
+    line = copy_line("", fill)
+    if "\x00" in line or _NUL_IN_JSON.search(_json_text(fill.liquidation) + _json_text(fill.extra)):
+        raise ValueError("the row holds a NUL character, which Postgres can't store")
+    line.encode()  # a lone surrogate can't be stored either: UnicodeEncodeError
     return fill
 
 
@@ -209,15 +253,13 @@ def _settle(rows: list[Fill], rejected: list[Rejected]) -> list[Fill]:
     for fill in rows:
         if fill.time != time:
             time, seq = fill.time, 0
-            last_of_coin.clear()
-            twins.clear()
         if fill.tid is None:
             content = derive_tid(fill)
             twin = twins.get(content, -1)
             if twin < 0 or _leads_to(last_of_coin[fill.coin], fill):
                 twin += 1
+                last_of_coin[fill.coin] = fill
             twins[content] = twin
-            last_of_coin[fill.coin] = fill
             fill.tid = derive_tid(fill, twin)
         known = seen.setdefault(fill.key, fill)
         if known is not fill:
@@ -239,8 +281,9 @@ def _leads_to(fill: Fill, successor: Fill) -> bool:
     own only if the position moved away and came back in between (a self-trade of 2023).
     Otherwise the server repeated itself.
     """
+    before, after = Decimal(fill.start_position), Decimal(successor.start_position)
     moved = Decimal(fill.sz) if fill.side == "B" else -Decimal(fill.sz)
-    return abs(Decimal(fill.start_position) + moved - Decimal(successor.start_position)) < Decimal("1e-6")
+    return abs(before + moved - after) < Decimal("1e-6") and abs(before - after) >= Decimal("1e-6")
 
 
 def _same(one: Fill, other: Fill) -> bool:
@@ -277,8 +320,12 @@ def _text(value: str | None) -> str:
     return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], value) if _SPECIAL.search(value) else value
 
 
+def _json_text(value: dict[str, Any] | None) -> str:
+    return "" if value is None else _encode_json(value).decode()
+
+
 def _json(value: dict[str, Any] | None) -> str:
-    return r"\N" if value is None else _text(_encode_json(value).decode())
+    return r"\N" if value is None else _text(_json_text(value))
 
 
 def copy_line(user: str, fill: Fill) -> str:

@@ -10,22 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+from vigil.api import FetchPage, advance
 from vigil.claims import Claim
-from vigil.cursor import PageOutOfOrder, Walk
+from vigil.cursor import Walk
 from vigil.errors import ExchangeRefused, ExchangeUnavailable, MalformedReply
-from vigil.fills import Page
 from vigil.store import Chunk
 
 log = logging.getLogger(__name__)
 
-FetchPage = Callable[[str, int, int], Awaitable[Page]]
-"""(user, start_ms, end_ms), both inclusive, to the earliest rows in there."""
-
 Put = Callable[[Chunk], Awaitable[None]]
 """Queues a chunk; blocks while the queue is full, which is how a slow database slows the fetch."""
-
-DISORDER_TRIES = 3
-"""How often a page that comes out of order is asked for again before its user fails."""
 
 
 async def read_user(claim: Claim, fetch_page: FetchPage, put: Put) -> bool:
@@ -36,17 +30,9 @@ async def read_user(claim: Claim, fetch_page: FetchPage, put: Put) -> bool:
     walk = Walk(claim.cursor_ms, claim.end_ms, held=claim.held)
     if walk.done:
         await put(Chunk(claim.user, claim.cursor_ms, done=True))
-    disorder = 0
     while not walk.done:
         try:
-            page = await fetch_page(claim.user, walk.cursor_ms, walk.last_ms)
-            step = walk.take(page)
-        except PageOutOfOrder as error:
-            disorder += 1
-            if disorder < DISORDER_TRIES:
-                continue
-            await put(Chunk(claim.user, None, error=f"The exchange's rows come out of order: {error}."))
-            return False
+            page, step = await advance(walk, claim.user, fetch_page)
         except (ExchangeRefused, ExchangeUnavailable, MalformedReply) as error:
             await put(Chunk(claim.user, None, error=str(error)))
             return False
