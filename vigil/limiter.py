@@ -20,7 +20,8 @@ than one latency behind it. That latency is all the budget that is given away.
 
 First come, first served: waiters queue on one lock and only its holder looks at the budget, so
 a request is never overtaken, whatever it will weigh. Cancelling a waiter costs nothing;
-cancelling a request in flight settles it at the worst case. A 429, or a server that can't be
+cancelling a request in flight, or giving it up, settles it at the worst case for two periods,
+because the exchange may charge it yet. A 429, or a server that can't be
 reached, closes one gate for the whole worker: see `Gate`.
 """
 
@@ -29,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -77,8 +79,6 @@ class Budget:
     def delay(self, now: float) -> float:
         """Seconds until a request may be admitted if nothing settles before: 0 is now, inf is not by waiting."""
         needed = self.in_flight * self.worst + BASE_WEIGHT
-        if self.in_flight and needed > self.weight_per_period:
-            return math.inf
         return max(self._delay_by_log(now, needed), self._delay_by_bucket(now, needed))
 
     def _delay_by_log(self, now: float, needed: int) -> float:
@@ -103,11 +103,18 @@ class Budget:
     def admit(self) -> None:
         self.in_flight += 1
 
-    def settle(self, now: float, weight: int) -> None:
-        """A request in flight has ended and cost `weight` (0: it never reached the exchange)."""
+    def settle(self, now: float, weight: int | None) -> None:
+        """A request in flight has ended and cost `weight` (0: it never reached the exchange).
+
+        None: it was given up. It may still be on its way, and be charged after we stopped listening,
+        so it counts at the worst case for a period more.
+        """
         self.in_flight -= 1
+        kept = self.period_seconds * (1 + CLOCK_MARGIN)
+        if weight is None:
+            weight, kept = self.worst, 2 * kept
         if weight:
-            self._log.append((now + self.period_seconds * (1 + CLOCK_MARGIN), weight))
+            insort(self._log, (now + kept, weight))  # in order of expiry
             self._logged += weight
             self._bucket = self._bucket_level(now) - weight
 
@@ -167,10 +174,13 @@ class Gate:
 
 @dataclass
 class Ticket:
-    """One admitted request: set `weight` to what it cost, `answered` when the exchange served it."""
+    """One admitted request: set `weight` to what it cost, `answered` when the exchange served it.
+
+    `weight` None says that nobody knows, nor whether the exchange is done with it.
+    """
 
     generation: int
-    weight: int
+    weight: int | None = None
     answered: bool = False
 
 
@@ -191,7 +201,7 @@ class WeightLimiter:
         rng: random.Random | None = None,
     ) -> None:
         self.budget = Budget(weight_per_period, period_seconds)
-        first_pause = min(period_seconds / 12, longest_pause_seconds)
+        first_pause = min(period_seconds / 30, longest_pause_seconds)
         self.gate = Gate(first_seconds=first_pause, longest_seconds=longest_pause_seconds, rng=rng or random.Random())
         self.weight_spent = 0
         self._pace = AsyncLimiter(1, period_seconds / requests_per_period) if requests_per_period else None
@@ -206,26 +216,37 @@ class WeightLimiter:
         """
         await self._admission()
         self.budget.admit()
-        ticket = Ticket(self.gate.admit(), self.budget.worst)
+        ticket = Ticket(self.gate.admit())
         try:
             yield ticket
         finally:
             self.budget.settle(asyncio.get_running_loop().time(), ticket.weight)
             self.gate.ended(ticket.generation, answered=ticket.answered)
-            self.weight_spent += ticket.weight
+            self.weight_spent += self.budget.worst if ticket.weight is None else ticket.weight
             self._changed.set()
 
-    def pause(self, ticket: Ticket, retry_after: float | None = None) -> None:
-        """Close the gate for the whole worker, because of what `ticket`'s request was told."""
-        self.gate.close(asyncio.get_running_loop().time(), ticket.generation, retry_after)
+    def pause(self, ticket: Ticket, retry_after: float | None = None) -> float:
+        """Close the gate for the whole worker, because of what `ticket`'s request was told; returns seconds."""
+        now = asyncio.get_running_loop().time()
+        self.gate.close(now, ticket.generation, retry_after)
+        return self.gate.delay(now)
 
     async def _admission(self) -> None:
-        loop = asyncio.get_running_loop()
         async with self._turn:  # FIFO: whoever holds it is the first in the queue
+            await self._until_clear()
             if self._pace is not None:
                 await self._pace.acquire()
-            while delay := max(self.gate.delay(loop.time()), self.budget.delay(loop.time())):
-                self._changed.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(None if math.isinf(delay) else delay):
-                        await self._changed.wait()
+                while await self._until_clear():  # the gate closed meanwhile: this place in the pace is gone
+                    await self._pace.acquire()
+
+    async def _until_clear(self) -> bool:
+        """Wait until gate and budget let one request in; whether that took any waiting."""
+        loop = asyncio.get_running_loop()
+        waited = False
+        while delay := max(self.gate.delay(loop.time()), self.budget.delay(loop.time())):
+            waited = True
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if math.isinf(delay) else delay):
+                    await self._changed.wait()
+        return waited
