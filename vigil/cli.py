@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 
 from vigil import rehearsal
-from vigil.address import read_addresses
+from vigil.address import normalize_address, read_addresses
 from vigil.claims import Shard, Window
 from vigil.db import Connection, session, sql
 from vigil.demo import run_demo
@@ -274,7 +274,7 @@ def _read_users(addresses: list[str] | None, users_file: str | None) -> list[str
     """The users named by hand, checked, lower case, each once, in order; None when none are named."""
     if addresses is None and users_file is None:
         return None
-    users = list(read_addresses((f"{a}\n" for a in addresses or ()), source="--user"))
+    users = [normalize_address(address) for address in addresses or ()]
     if users_file is not None:
         source = "standard input" if users_file == "-" else users_file
         try:
@@ -341,6 +341,8 @@ def _summarize(console: Console, tally: Tally) -> None:
     console.print(done, highlight=False, soft_wrap=True)
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
         console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
+    if tally.users_total == 0:
+        console.print("nothing to read: add users with `vigil-backfill users add`, or name them", highlight=False)
     if tally.users_failed:
         console.print("some users failed: `vigil-backfill status` tells why; run again to retry", highlight=False)
 
@@ -381,3 +383,9 @@ def main() -> None:
         if error.hint:
             print(error.hint, file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: a bug of vigil: {type(error).__name__}: {error}", file=sys.stderr)
+        print("Nothing committed is lost. --debug shows the traceback; please report it.", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)

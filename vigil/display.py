@@ -65,7 +65,7 @@ async def _plain(console: Console, tally: Tally, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         done = tally.users_done + tally.users_failed
-        console.print(f"{done:,} of {tally.users_total:,} users, {describe(tally)}", highlight=False)
+        console.print(f"{done:,} of {tally.users_total:,} users, {describe(tally)}", highlight=False, soft_wrap=True)
 
 
 class _ConsoleHandler(logging.Handler):

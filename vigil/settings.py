@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     progress_seconds: float = Field(30.0, gt=0)
     """Between two progress lines when the output is not a terminal."""
 
+    @field_validator("data_dir")
+    @classmethod
+    def _home(cls, path: Path) -> Path:
+        return path.expanduser()
+
     @field_validator("api_url")
     @classmethod
     def _http_only(cls, url: str) -> str:
@@ -106,6 +111,16 @@ class Settings(BaseSettings):
         return url
 
 
+_NAMES = {
+    **dict.fromkeys(("VIGIL_API_URL", "HL_API_URL", "api_url"), "VIGIL_API_URL or HL_API_URL"),
+    **dict.fromkeys(
+        ("HL_API_REQUESTS_PER_MINUTE", "VIGIL_REQUESTS_PER_MINUTE", "requests_per_minute"),
+        "HL_API_REQUESTS_PER_MINUTE or VIGIL_REQUESTS_PER_MINUTE",
+    ),
+}
+"""What the variable of a field may have been called, where that is more than one name."""
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; `overrides` that are not None (the flags) win over the environment.
 
@@ -114,10 +129,12 @@ def load_settings(**overrides: Any) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)
+    except UnicodeDecodeError as error:
+        raise UsageError(f".env is not UTF-8 text: {error.reason} at byte {error.start}.") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = str(first["loc"][0]) if first["loc"] else "settings"
-        name = field if field.isupper() else f"VIGIL_{field.upper()}"
+        name = _NAMES.get(field, f"VIGIL_{field.upper()}")
         reason = first["msg"].removeprefix("Value error, ")
         shown = "" if field == "database_url" else f" (it is {first['input']!r})"
         raise UsageError(f"{name}: {reason}{shown}.", hint="See .env.example for every setting.") from None
@@ -128,7 +145,7 @@ def parse_instant(text: str, *, flag: str) -> int:
 
     Raises: UsageError for anything else, naming `flag`.
     """
-    if re.fullmatch(r"\d{1,15}", text):
+    if re.fullmatch(r"0|[0-9]{11,15}", text):  # shorter ones are dates (20240301) or mistakes (2024)
         return int(text)
     try:
         instant = datetime.fromisoformat(text)
