@@ -35,9 +35,9 @@ CREATE TABLE backfill_progress (
     ) STORED,
     -- Which worker of N a user belongs to: shard % N. vigil/address.py computes the same number.
     shard            bigint NOT NULL GENERATED ALWAYS AS (
-        get_byte(sha256(decode(substr(user_address, 3), 'hex')), 0)::bigint << 24
-        | get_byte(sha256(decode(substr(user_address, 3), 'hex')), 1)::bigint << 16
-        | get_byte(sha256(decode(substr(user_address, 3), 'hex')), 2)::bigint << 8
+        (get_byte(sha256(decode(substr(user_address, 3), 'hex')), 0)::bigint << 24)
+        | (get_byte(sha256(decode(substr(user_address, 3), 'hex')), 1)::bigint << 16)
+        | (get_byte(sha256(decode(substr(user_address, 3), 'hex')), 2)::bigint << 8)
         | get_byte(sha256(decode(substr(user_address, 3), 'hex')), 3)::bigint
     ) STORED,
     CONSTRAINT user_address_is_lower_case_hex CHECK (user_address ~ '^0x[0-9a-f]{40}$'),

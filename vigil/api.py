@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -105,8 +106,7 @@ class HyperliquidAPI:
         The page is a list of `Fill`; rows that could not be understood are in its `rejected`.
         Raises: UsageError for a bad address or window, ExchangeError when the exchange gives no answer.
         """
-        if start_time < 0 or (end_time is not None and end_time < start_time):
-            raise UsageError(f"The window [{start_time}, {end_time}] is empty or begins before 1970.")
+        _check_window(user, start_time, end_time)
         request: dict[str, Any] = {
             "type": "userFillsByTime",
             "user": normalize_address(user),
@@ -123,6 +123,7 @@ class HyperliquidAPI:
         Each fill comes once, overlaps of pages are dropped; where the exchange lost rows meanwhile
         a warning is logged. Raises: as `get_user_fills_by_time`, and MalformedReply.
         """
+        _check_window(user, start_time, end_time)
         walk = Walk(start_time, end_time + 1)
         while not walk.done:
             page, step = await advance(walk, user, self.get_user_fills_by_time)
@@ -169,6 +170,7 @@ class HyperliquidAPI:
             self.faults["unreachable"] += 1
             raise
         except (ExchangeUnavailable, ExchangeRefused) as error:
+            self._silent_since = None  # no silence: and `request_tries` bounds these
             self.faults["refused" if isinstance(error, ExchangeRefused) else "unavailable"] += 1
             raise
         ticket.weight = page_weight(page.rows)
@@ -206,9 +208,17 @@ class HyperliquidAPI:
         """Raise `error` when the next try, `pause` seconds away, would come after the settings' patience."""
         never = not self._answered_once and isinstance(error, ExchangeUnreachable)
         patience = self.settings.startup_patience_seconds if never else self.settings.outage_patience_seconds
+        if math.isinf(pause):  # somebody else is trying just now
+            pause = 0.0
         if self._silent_since is not None and _now() + pause - self._silent_since >= patience:
             error.hint = "Nothing is lost: run the same command again later."
             raise error
+
+
+def _check_window(user: str, start_time: int, end_time: int | None) -> None:
+    normalize_address(user)
+    if start_time < 0 or (end_time is not None and end_time < start_time):
+        raise UsageError(f"The window [{start_time}, {end_time}] is empty or begins before 1970.")
 
 
 async def advance(walk: Walk, user: str, fetch_page: FetchPage) -> tuple[Page, Step]:
@@ -243,4 +253,5 @@ def _now() -> float:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).rstrip(".") or type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__

@@ -23,6 +23,7 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vigil.address import shard_of
 from vigil.db import Connection, Link, seconds, sql
@@ -106,8 +107,7 @@ class Claims:
         """Become a worker, and free what dead ones left."""
 
         async def insert(connection: Connection) -> None:
-            known = await connection.fetchval(sql("committed_batch"), self.worker_id)
-            if known is None:
+            if await connection.fetchval(sql("fence"), self.worker_id) is None:
                 lease = seconds(self._lease_seconds)
                 await connection.execute(
                     sql("register_worker"), self.worker_id, socket.gethostname(), os.getpid(), lease
@@ -123,12 +123,12 @@ class Claims:
         async def enroll(connection: Connection) -> int:
             if self._mine is None:
                 await connection.execute(sql("enroll_from_fills"))
-                await connection.execute(sql("reopen"), None, window.start_ms, window.end_ms)
+                await connection.execute(sql("reopen"), None, window.start_ms, window.end_ms, True)
                 return int(await self._count(connection, None))
             pending = 0
             for users in _split(self._mine):
                 await connection.execute(sql("enroll_listed"), users)
-                await connection.execute(sql("reopen"), users, window.start_ms, window.end_ms)
+                await connection.execute(sql("reopen"), users, window.start_ms, window.end_ms, True)
                 pending += await self._count(connection, users)
             return pending
 
@@ -154,7 +154,8 @@ class Claims:
         """
         async with self._turn:
             while self._left is None or self._left > 0:
-                claim = await self._link.run(self._claim)
+                tried: list[str] = []  # users whose claim may have been committed although we never heard so
+                claim = await self._link.run(partial(self._claim, tried))
                 if claim is not None:
                     if self._left is not None:
                         self._left -= 1
@@ -169,22 +170,25 @@ class Claims:
     async def keep_lease(self) -> None:
         """Renew the lease until cancelled. Raises: ClaimLost when another worker took over."""
 
-        async def renew(connection: Connection) -> bool:
-            await connection.fetchval(sql("hold_worker_lock"), self.worker_id)  # in case a dead session had it
-            return bool(await connection.fetchval(sql("renew_lease"), self.worker_id, seconds(self._lease_seconds)))
-
         loop = asyncio.get_running_loop()
         renew_at = loop.time()
+
+        async def renew(connection: Connection) -> bool:
+            nonlocal renew_at
+            if not await connection.fetchval(sql("hold_worker_lock"), self.worker_id):
+                renew_at = 0.0  # a dead session of ours has it still: look again at the next heartbeat
+            return bool(await connection.fetchval(sql("renew_lease"), self.worker_id, seconds(self._lease_seconds)))
+
+        reconnects = -1
         while True:
             await asyncio.sleep(min(HEARTBEAT_SECONDS, self._lease_seconds / 3))
-            if self._link.connected and loop.time() < renew_at:
+            if self._link.connected and self._link.reconnects == reconnects and loop.time() < renew_at:
                 continue
             renew_at = loop.time() + self._lease_seconds / 3
-            if not await self._link.run(renew):
-                raise ClaimLost(
-                    "This worker slept through its lease and another took over its users.",
-                    hint="Run the same command again.",
-                )
+            alive = await self._link.run(renew)
+            reconnects = self._link.reconnects
+            if not alive:
+                raise claim_lost()
 
     async def release(self) -> None:
         """Free what this worker still holds and cease to be one. Idempotent."""
@@ -196,12 +200,17 @@ class Claims:
 
         await self._link.run(retire, patience=2)
 
-    async def _claim(self, connection: Connection) -> Claim | None:
+    async def _claim(self, tried: list[str], connection: Connection) -> Claim | None:
         window, shard = self._window, self._shard
         arguments = (window.start_ms, window.end_ms, shard.total, shard.index)
         async with connection.transaction():
+            if await connection.fetchval(sql("fence"), self.worker_id) is None:
+                raise claim_lost()
             user: str | None = None
-            if self._mine is None:
+            for earlier in tried:
+                if await connection.fetchval(sql("claimed_by"), earlier) == self.worker_id:
+                    user = earlier
+            if user is None and self._mine is None:
                 user = await connection.fetchval(sql("pick_pending"), *arguments)
             while user is None and self._lists:
                 user = await connection.fetchval(sql("pick_listed"), *arguments, self._lists[0])
@@ -209,6 +218,7 @@ class Claims:
                     self._lists.popleft()
             if user is None:
                 return None
+            tried.append(user)
             row = await connection.fetchrow(sql("claim"), user, self.worker_id, window.start_ms, window.end_ms)
             assert row is not None  # noqa: S101  it is locked by this transaction
             resume_ms: int = row["resume_ms"]
@@ -219,14 +229,24 @@ class Claims:
         return Claim(user, resume_ms, window.end_ms, tuple(held))
 
     async def _others_are_busy(self) -> bool:
-        """Whether users of this run are in other hands; if so, they are looked at again from the start."""
+        """Whether users of this run are in other hands, or there after all; then all are looked at again.
+
+        Another run may have read some more narrowly meanwhile, and a row that is locked for a moment is
+        passed over by a claim.
+        """
 
         async def ask(connection: Connection) -> bool:
             arguments = (self.worker_id, self._shard.total, self._shard.index)
+            window = (self._window.start_ms, self._window.end_ms)
             if self._mine is None:
-                return bool(await connection.fetchval(sql("others_claims"), *arguments, None))
+                await connection.execute(sql("reopen"), None, *window, False)
+                return bool(await connection.fetchval(sql("others_claims"), *arguments, None, *window))
             lists = list(_split(self._mine))
-            busy = [users for users in lists if await connection.fetchval(sql("others_claims"), *arguments, users)]
+            busy = []
+            for users in lists:
+                await connection.execute(sql("reopen"), users, *window, False)
+                if await connection.fetchval(sql("others_claims"), *arguments, users, *window):
+                    busy.append(users)
             self._lists = deque(busy)
             return bool(busy)
 
@@ -248,6 +268,13 @@ def session_name(worker_id: int) -> dict[str, str]:
     return {"application_name": f"vigil-backfill {worker_id}"}
 
 
+def claim_lost() -> ClaimLost:
+    return ClaimLost(
+        "This worker slept through its lease and another took over its users; it committed nothing since.",
+        hint="Run the same command again.",
+    )
+
+
 def new_worker_id() -> int:
     """A random id, also the key of the worker's advisory lock."""
     return secrets.randbelow(2**62) + 1
@@ -259,6 +286,7 @@ def hold_worker_lock(worker_id: int) -> Callable[[Connection], Awaitable[None]]:
     async def prepare(connection: Connection) -> None:
         for _ in range(10):  # another worker may be trying whether it is free, for a moment
             if await connection.fetchval(sql("hold_worker_lock"), worker_id):
+                await connection.execute(sql("clear_suspicion"), worker_id)
                 return
             await asyncio.sleep(0.05)
 

@@ -47,6 +47,8 @@ _WRONG_DSN = (
     asyncpg.InvalidAuthorizationSpecificationError,  # 28: no such role, wrong password
     asyncpg.InvalidCatalogNameError,  # 3D000: no such database
     asyncpg.exceptions.ClientConfigurationError,
+    asyncpg.PostgresError,  # whatever else keeps us out, such as no right to connect (42501)
+    asyncpg.InterfaceError,
     ValueError,
 )
 
@@ -69,13 +71,13 @@ async def connect(dsn: str, server_settings: Mapping[str, str] | None = None) ->
             timeout=10,
             server_settings={"application_name": "vigil-backfill", "timezone": "UTC", **(server_settings or {})},
         )
-    except _WRONG_DSN as error:
-        raise UsageError(
-            f"The database does not let us in: {_sentence(error)}.", hint="Check VIGIL_DATABASE_URL."
-        ) from error
     except _AWAY as error:
         raise StoreUnavailable(
             f"The database can't be reached: {_sentence(error)}.", hint="Check VIGIL_DATABASE_URL and that it is up."
+        ) from error
+    except _WRONG_DSN as error:
+        raise UsageError(
+            f"The database does not let us in: {_sentence(error)}.", hint="Check VIGIL_DATABASE_URL."
         ) from error
 
 
@@ -108,6 +110,7 @@ class Link:
         self._patience = settings.database_patience_seconds
         self._prepare = prepare
         self._server_settings = server_settings
+        self._old_pid: int | None = None
         self._connection: Connection | None = None
         self._busy = asyncio.Lock()
 
@@ -149,8 +152,15 @@ class Link:
         if self._connection is None or self._connection.is_closed():
             connection = await connect(self._dsn, self._server_settings)
             self.reconnects += 1
-            if self._prepare is not None:
-                await self._guarded(connection, self._prepare, timeout)
+            try:
+                if self._old_pid is not None:
+                    await connection.execute(sql("end_old_session"), self._old_pid)
+                self._old_pid = connection.get_server_pid()
+                if self._prepare is not None:
+                    await self._guarded(connection, self._prepare, timeout)
+            except BaseException:
+                connection.terminate()
+                raise
             self._connection = connection
         return await self._guarded(self._connection, operation, timeout)
 
@@ -199,6 +209,9 @@ async def _close(connection: Connection) -> None:
 
 
 def _translated(connection: Connection, error: Exception) -> Exception:
+    refused = StoreError(f"The database refused a statement: {_sentence(error)}.")
+    if isinstance(error, asyncpg.ConfigurationLimitExceededError):  # 53400 is of class 53, but does not pass
+        return refused
     if isinstance(error, _AWAY) or connection.is_closed():
         if not connection.is_closed() and not isinstance(error, asyncpg.TransactionRollbackError):
             connection.terminate()  # e.g. read-only after a failover: look for the primary anew
@@ -207,7 +220,7 @@ def _translated(connection: Connection, error: Exception) -> Exception:
         return UsageError(
             f"The database role may not do this: {_sentence(error)}.", hint="Grant it that right or use another."
         )
-    return StoreError(f"The database refused a statement: {_sentence(error)}.")
+    return refused
 
 
 def _sentence(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from vigil.claims import claim_lost
 from vigil.cursor import Gap
 from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost, SchemaMismatch, StoreError
@@ -32,6 +33,10 @@ _ROW_REFUSED = (
     asyncpg.IntegrityConstraintViolationError,  # 23
     asyncpg.ProgramLimitExceededError,  # 54: an index row too large
 )
+
+
+REFUSED_ROWS = 500
+"""So many rows of one batch refused by the database: it is the table, not they, and each costs some 20 ms."""
 
 
 @dataclass(slots=True)
@@ -93,20 +98,20 @@ class Store:
         applied: list[Committed] = []
 
         async def attempt(connection: Connection) -> Committed:
-            if applied and await connection.fetchval(sql("committed_batch"), self._worker_id) == self._batch:
-                return applied[-1]  # only the answer to COMMIT was lost
             async with connection.transaction():
-                applied.append(await self._apply(connection, chunks))
+                # Waits for an earlier try that is still committing.
+                fence = sql("fence_again" if applied else "fence")
+                newest = await connection.fetchval(fence, self._worker_id)
+                if applied and newest == self._batch:
+                    return applied[-1]  # only the answer to COMMIT was lost
+                applied.append(await self._apply(connection, chunks, newest))
             return applied[-1]
 
         return await self._link.run(attempt)
 
-    async def _apply(self, connection: Connection, chunks: Sequence[Chunk]) -> Committed:
-        if not await connection.fetchval(sql("fence"), self._worker_id, self._batch, self._lease):
-            raise ClaimLost(
-                "This worker slept through its lease and another took over its users; it committed nothing since.",
-                hint="Run the same command again.",
-            )
+    async def _apply(self, connection: Connection, chunks: Sequence[Chunk], newest: int | None) -> Committed:
+        if newest is None:
+            raise claim_lost()
         rows = _Rows()
         received = [(chunk.user, fill) for chunk in chunks for fill in chunk.fills]
         await _store_rows(connection, received, rows)
@@ -114,6 +119,7 @@ class Store:
         newly_rejected = await _store_rejected(connection, rejected)
         await _store_gaps(connection, chunks)
         await self._advance(connection, chunks, rows.inserted)
+        await connection.execute(sql("number_batch"), self._worker_id, self._batch, self._lease)
         inserted, refused = rows.inserted.total(), len(rows.refused)
         already_there = len(received) - inserted - rows.updated - refused
         return Committed(len(received), inserted, rows.updated, already_there, refused, newly_rejected)
@@ -159,6 +165,8 @@ async def _store_rows(connection: Connection, rows: Sequence[tuple[str, Fill]], 
         async with connection.transaction():
             inserted, updated = await _upsert(connection, rows)
     except _ROW_REFUSED as error:
+        if len(result.refused) >= REFUSED_ROWS:
+            raise StoreError(f"The database refuses row after row of one batch: {error}.") from error
         if len(rows) == 1:
             user, fill = rows[0]
             raw = json.dumps(dict(fill), default=str)
@@ -236,6 +244,8 @@ async def check_fills_table(connection: Connection) -> None:
     ]
     if missing := [name for name in _FILLS_COLUMNS if name not in found]:
         differing.append(f"it has no {', '.join(missing)}")
+    if demanding := await connection.fetch(sql("fills_demands"), list(_FILLS_COLUMNS)):
+        differing.append(f"it demands a value for {', '.join(row['attname'] for row in demanding)}")
     if not differing and not await connection.fetchval(sql("fills_key")):
         differing = ["it has no unique index on (user_address, time, coin, oid, tid, side)"]
     if differing:

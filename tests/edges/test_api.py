@@ -117,7 +117,6 @@ def test_a_bad_window_is_refused_before_anything_is_sent(window: tuple[int, int]
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="an empty window ends the walk before the first request could refuse it")
 @pytest.mark.parametrize("user", [USER, "0x12"])
 def test_a_bad_window_is_refused_by_the_iterator_too(user: str) -> None:
     async def scenario() -> None:
@@ -270,7 +269,6 @@ def test_an_answer_that_may_pass_is_asked_for_again_and_then_reported(kind: str)
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="the parser's message is passed on whole: lines of it, with the body in them")
 def test_an_answer_no_parser_takes_is_told_in_one_sentence() -> None:
     async def scenario() -> None:
         body = body_of(history(range(START, START + 2000)))
@@ -348,7 +346,6 @@ def test_a_429_stops_all_coroutines_once_and_blames_none() -> None:
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="the gate's delay is infinite while a probe is in flight, taken for a pause")
 def test_a_late_429_while_one_request_probes_is_waited_out() -> None:
     async def scenario() -> None:
         probing, told = asyncio.Event(), asyncio.Event()
@@ -478,9 +475,6 @@ def test_an_outage_is_waited_out_longer_than_a_start() -> None:
     run(scenario())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only an answered page counts as an answer; silence is counted over idle time too"
-)
 @pytest.mark.parametrize("earlier", ["refused", "failed"])
 def test_patience_begins_with_the_silence_and_not_with_an_earlier_request_that_failed(earlier: str) -> None:
     """As in a library's use: a request that failed, a long pause, and a single 429 at the next one."""

@@ -158,7 +158,6 @@ def test_workers_claim_disjoint_users_and_all_of_them(migrated_url: str) -> None
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="<< and | have one precedence in SQL: the column needs parentheses")
 def test_the_shard_in_sql_is_the_shard_in_python(migrated_url: str) -> None:
     async def scenario() -> None:
         users = [*addresses(300), "0x" + "0" * 40, "0x" + "f" * 40]
@@ -176,9 +175,7 @@ def test_the_shard_in_sql_is_the_shard_in_python(migrated_url: str) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize(
-    "total", [3, pytest.param(7, marks=pytest.mark.xfail(strict=True, reason="<< and | have one precedence in SQL"))]
-)
+@pytest.mark.parametrize("total", [3, 7])
 @pytest.mark.parametrize("listed", [False, True])
 def test_shards_are_taken_by_their_workers_only(migrated_url: str, listed: bool, total: int) -> None:
     async def scenario() -> None:
@@ -380,7 +377,6 @@ def test_a_worker_whose_session_is_gone_is_taken_over_after_the_grace(migrated_u
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="only commits and the lease are fenced, claims are not")
 def test_a_worker_that_was_taken_over_claims_no_more_users(migrated_url: str) -> None:
     async def scenario() -> None:
         await known(migrated_url, addresses(3))
@@ -417,7 +413,6 @@ def test_a_live_worker_whose_connection_broke_keeps_its_users(migrated_url: str)
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="only renew_lease and fence clear suspect_since, not a reconnect")
 def test_a_suspicion_is_forgotten_once_the_worker_is_back(migrated_url: str) -> None:
     """Back by way of a claim, not of the heartbeat; broken again, it must have the whole grace again."""
 
@@ -438,7 +433,6 @@ def test_a_suspicion_is_forgotten_once_the_worker_is_back(migrated_url: str) -> 
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="a lock not got on reconnect is tried again only a third of the lease later")
 def test_a_worker_back_before_its_old_session_has_ended_gets_its_lock_later(migrated_url: str) -> None:
     """The server takes a while to see that the old connection is gone; meanwhile the lock is not to be had."""
 
@@ -490,7 +484,6 @@ def test_a_worker_that_hangs_in_a_commit_beyond_its_lease_is_taken_over(migrated
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="the fence locks the very row that the lease is renewed in")
 def test_a_live_worker_whose_commit_takes_longer_than_its_lease_is_not_taken_for_dead(migrated_url: str) -> None:
     async def scenario() -> None:
         users = addresses(2)
@@ -556,7 +549,6 @@ def test_next_waits_for_users_in_other_hands_and_takes_those_set_free(migrated_u
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="reopen is done at the start only")
 def test_a_user_that_another_run_reads_more_narrowly_is_read_on_afterwards(migrated_url: str) -> None:
     async def scenario() -> None:
         (user,) = addresses(1)
@@ -579,15 +571,7 @@ def test_a_user_that_another_run_reads_more_narrowly_is_read_on_afterwards(migra
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize(
     "fate",
-    [
-        Fate.CUT_BEFORE,
-        pytest.param(
-            Fate.ANSWER_LOST,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the repeated claim takes another user, nobody reads the first"
-            ),
-        ),
-    ],
+    [Fate.CUT_BEFORE, Fate.ANSWER_LOST],
 )
 def test_a_claim_whose_answer_was_lost_is_not_forgotten(migrated_url: str, fate: Fate, listed: bool) -> None:
     async def scenario() -> None:
@@ -608,7 +592,6 @@ def test_a_claim_whose_answer_was_lost_is_not_forgotten(migrated_url: str, fate:
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="a pending user passed over by SKIP LOCKED counts as nothing left to do")
 def test_a_user_locked_for_a_moment_by_somebody_else_is_waited_for(migrated_url: str) -> None:
     """Such as by this worker's own claim, in a session that the server still believes in."""
 
@@ -631,7 +614,6 @@ def test_a_user_locked_for_a_moment_by_somebody_else_is_waited_for(migrated_url:
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="release_orphans rechecks a row it waited for, but not its NOT EXISTS")
 def test_users_claimed_while_orphans_are_freed_stay_claimed(migrated_url: str) -> None:
     """A worker waits to free an orphan that another has freed and a third claimed meanwhile."""
 

@@ -473,9 +473,6 @@ FOR EACH ROW EXECUTE FUNCTION wait_for_the_test();
 """
 
 
-@pytest.mark.xfail(
-    strict=True, reason="whether a lost COMMIT took effect is asked before the fence is locked, not after: ClaimLost"
-)
 def test_a_commit_that_takes_effect_after_the_line_was_cut_is_counted_once(migrated_url: str) -> None:
     """The server is still busy with COMMIT when the worker is back: it must not apply the batch again."""
 
@@ -503,7 +500,6 @@ def test_a_commit_that_takes_effect_after_the_line_was_cut_is_counted_once(migra
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="nothing ends the worker's own orphaned session, its locks block every retry")
 def test_a_session_the_server_still_believes_in_does_not_block_its_own_worker(migrated_url: str) -> None:
     """A partition: the client is cut off in the middle of a batch, the server is not told and keeps the locks."""
 
@@ -726,7 +722,6 @@ def test_a_deadlock_is_retried_and_the_batch_applied_once(migrated_url: str) -> 
 # Tables of others
 
 
-@pytest.mark.xfail(strict=True, reason="check_fills_table passes; every row would go to rejected_fills")
 def test_a_column_that_would_refuse_every_row_is_found_before_the_run(migrated_url: str) -> None:
     async def scenario() -> None:
         await tell(migrated_url, "ALTER TABLE fills ADD COLUMN block_number bigint NOT NULL")
@@ -758,7 +753,6 @@ def test_columns_of_others_that_need_no_value_are_welcome(migrated_url: str) -> 
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="connect() lets InsufficientPrivilegeError and its kind through untranslated")
 def test_connecting_without_the_right_to_is_one_sentence(migrated_url: str) -> None:
     async def scenario() -> None:
         name = await ask(migrated_url, "SELECT current_database()")
@@ -797,7 +791,6 @@ def test_something_at_the_address_that_is_no_postgres_is_one_sentence() -> None:
     run(scenario())
 
 
-@pytest.mark.xfail(strict=True, reason="a connection whose preparation failed is neither kept nor closed")
 def test_a_connection_that_can_not_be_prepared_is_closed(migrated_url: str) -> None:
     connections = []
 
@@ -851,7 +844,6 @@ def test_rows_in_compressed_chunks_are_added_known_and_changed_like_others(migra
 
 
 @pytest.mark.timescaledb
-@pytest.mark.xfail(strict=True, reason="53400 is taken for an absent server: the same batch is tried for minutes")
 def test_a_batch_that_would_unpack_too_much_is_refused_with_the_reason_and_not_waited_for(migrated_url: str) -> None:
     """53400 is in the class of a full disk, but no waiting cures it."""
 

@@ -1,6 +1,3 @@
--- First statement of every batch: the worker still lives in everyone's eyes, and is locked so until the
--- commit. No row: another worker took over, and nothing may be committed.
-UPDATE backfill_workers SET
-    committed_batch = $2, lease_expires_at = now() + $3::interval, suspect_since = NULL
-WHERE worker_id = $1
-RETURNING worker_id;
+-- First statement of every batch, and of every claim: does the worker still live in everyone's eyes? Held until
+-- the commit, so that nobody can bury it meanwhile; its lease can be renewed. No row: another took over.
+SELECT committed_batch FROM backfill_workers WHERE worker_id = $1 FOR KEY SHARE;
