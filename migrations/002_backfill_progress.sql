@@ -7,6 +7,17 @@
 --   failed     the exchange would not answer for it     -> pending (the next run tries again)
 CREATE TYPE backfill_state AS ENUM ('pending', 'claimed', 'completed', 'failed');
 
+-- The original plan's table of that name may be here already: its rows are taken over below.
+DO $$
+BEGIN
+    IF to_regclass('backfill_progress') IS NOT NULL THEN
+        ALTER TABLE backfill_progress RENAME TO backfill_progress_of_the_plan;
+        ALTER INDEX IF EXISTS backfill_progress_pkey RENAME TO backfill_progress_of_the_plan_pkey;
+        DROP INDEX IF EXISTS idx_backfill_completed;
+    END IF;
+END
+$$;
+
 -- One row a user. [window_start_ms, cursor_ms) has been read and committed, window_end_ms is the goal.
 CREATE TABLE backfill_progress (
     user_address     text COLLATE "C" PRIMARY KEY,
@@ -77,3 +88,16 @@ CREATE TABLE backfill_gaps (
     found_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (user_address, from_ms, to_ms, kind)
 );
+
+DO $$
+BEGIN
+    IF to_regclass('backfill_progress_of_the_plan') IS NOT NULL THEN
+        INSERT INTO backfill_progress (user_address, started_at, completed_at, completed, fills_count, oldest_fill_time)
+        SELECT lower(user_address), started_at, completed_at, coalesce(completed, false), coalesce(fills_count, 0),
+            oldest_fill_time
+        FROM backfill_progress_of_the_plan
+        WHERE lower(user_address) ~ '^0x[0-9a-f]{40}$'
+        ON CONFLICT DO NOTHING;
+    END IF;
+END
+$$;

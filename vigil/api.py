@@ -57,14 +57,21 @@ class HyperliquidAPI:
 
     Use it as an async context manager. Settings come from the environment unless given; all
     requests of one instance share one weight budget, so use one instance per address.
+    `requests_per_minute` is the original plan's cap, on top of the weight.
 
         async with HyperliquidAPI() as api:
             async for page in api.iter_user_fills(user, start_time, end_time):
                 ...
     """
 
-    def __init__(self, settings: Settings | None = None, *, limiter: WeightLimiter | None = None) -> None:
-        self.settings = settings or load_settings()
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        requests_per_minute: float | None = None,
+        limiter: WeightLimiter | None = None,
+    ) -> None:
+        self.settings = settings or load_settings(requests_per_minute=requests_per_minute)
         self.limiter = limiter or WeightLimiter(
             self.settings.weight_per_minute,
             self.settings.weight_period_seconds,
@@ -98,7 +105,7 @@ class HyperliquidAPI:
         self._session = None
 
     def __repr__(self) -> str:
-        return f"<HyperliquidAPI {self.settings.api_url}, {self.requests} requests, {self.limiter.budget!r}>"
+        return f"<HyperliquidAPI {self.settings.shown_api_url}, {self.requests} requests, {self.limiter.budget!r}>"
 
     async def get_user_fills_by_time(self, user: str, start_time: int, end_time: int | None = None) -> Page:
         """One page: the earliest fills (at most 2000) of `user` in [start_time, end_time], ms, both inclusive.
@@ -197,7 +204,7 @@ class HyperliquidAPI:
                         raise ExchangeUnavailable(f"The answer is larger than {limit} bytes (VIGIL_MAX_BODY_BYTES).")
                 return bytes(body)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
-            raise ExchangeUnreachable(f"No connection to {self.settings.api_url}: {_reason(error)}.") from error
+            raise ExchangeUnreachable(f"No connection to {self.settings.shown_api_url}: {_reason(error)}.") from error
         except TimeoutError as error:
             seconds = self.settings.request_timeout_seconds
             raise ExchangeUnavailable(f"The exchange did not finish its answer within {seconds:g} s.") from error

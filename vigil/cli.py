@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -114,7 +115,7 @@ def run(
             display=display,
         )
         console.print(
-            f"reading [{_day(window.start_ms)}, {_day(window.end_ms)}) from {settings.api_url}, "
+            f"reading [{_day(window.start_ms)}, {_day(window.end_ms)}) from {settings.shown_api_url}, "
             f"{settings.concurrency} users at a time, at most {job.rows_in_memory:,} rows in memory",
             highlight=False,
             soft_wrap=True,
@@ -181,11 +182,10 @@ def users_list(
     async def show(dsn: str) -> None:
         async with session(dsn) as connection:
             await _require_schema(connection)
-            async for row in list_users(connection, state):
-                if as_json:
-                    print(json.dumps(row, default=str))
-                else:
-                    print(f"{row['user_address']}  {row['state']:<9}  {row['fills_count']:>9}")
+            async with aclosing(list_users(connection, state)) as rows:
+                async for row in rows:
+                    short = f"{row['user_address']}  {row['state']:<9}  {row['fills_count']:>9}"
+                    _print_line(json.dumps(row, default=str) if as_json else short)
 
     with _database(settings) as dsn:
         _run(show(dsn))
@@ -342,7 +342,8 @@ def _summarize(console: Console, tally: Tally) -> None:
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
         console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
     if tally.users_total == 0:
-        console.print("nothing to read: add users with `vigil-backfill users add`, or name them", highlight=False)
+        nothing = "nothing to read: each user known or named is complete for this window (`users add` makes more known)"
+        console.print(nothing, highlight=False, soft_wrap=True)
     if tally.users_failed:
         console.print("some users failed: `vigil-backfill status` tells why; run again to retry", highlight=False)
 
@@ -364,6 +365,14 @@ def _print_status(found: Status) -> None:
         print(f"failed: {row['user_address']} after {row['attempts']} attempts: {row['last_error']}")
 
 
+def _print_line(text: str) -> None:
+    """To stdout; a reader that has gone ends the command, and is no fault of the database."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        raise SystemExit(EXIT_DONE) from None
+
+
 def _day(ms: int) -> str:
     moment = time.gmtime(ms / 1000)
     return time.strftime("%Y-%m-%d" if ms % 86_400_000 == 0 else "%Y-%m-%dT%H:%M:%SZ", moment)
@@ -383,6 +392,11 @@ def main() -> None:
         if error.hint:
             print(error.hint, file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # `vigil-backfill users list | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_DONE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_SIGINT)
     except Exception as error:
         if debug:
             raise

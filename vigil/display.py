@@ -43,11 +43,11 @@ def progress_display(console: Console, plain_seconds: float) -> Iterator[Callabl
         return
     columns = (
         TextColumn("[bold]users"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),  # last: on a narrow terminal it is what may be cut
     )
     with Progress(*columns, console=console, transient=True) as progress, _log_to(console):
         yield lambda tally: _block(progress, tally)

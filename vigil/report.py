@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ async def read_status(connection: Connection) -> Status:
     return Status(**dict(totals), errors=[dict(row) for row in errors])
 
 
-async def list_users(connection: Connection, state: str | None) -> AsyncIterator[dict[str, Any]]:
+async def list_users(connection: Connection, state: str | None) -> AsyncGenerator[dict[str, Any], None]:
     """Every known user (of one state), by address, streamed."""
     async with connection.transaction(readonly=True):
         async for row in connection.cursor(sql("list_users"), state, prefetch=1000):

@@ -34,7 +34,12 @@ class Settings(BaseSettings):
     """All settings, read from `VIGIL_*` variables; build it with `load_settings`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="VIGIL_", env_file=".env", extra="ignore", env_ignore_empty=True, populate_by_name=True
+        env_prefix="VIGIL_",
+        env_file=".env",
+        extra="ignore",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     database_url: SecretStr | None = None
@@ -90,6 +95,12 @@ class Settings(BaseSettings):
     """After the first SIGINT or SIGTERM: time to commit what is queued, before the rest is dropped."""
     progress_seconds: float = Field(30.0, gt=0)
     """Between two progress lines when the output is not a terminal."""
+
+    @property
+    def shown_api_url(self) -> str:
+        """The URL for people: a password or key that somebody put into it stays out of logs."""
+        bare = re.sub(r"//[^/@]*@", "//", self.api_url)
+        return bare.split("?", 1)[0]
 
     @field_validator("data_dir")
     @classmethod

@@ -101,7 +101,10 @@ def answers(dsn: str) -> bool:
 
 
 def postmaster(data_dir: Path) -> int:
-    return int((data_dir / "cluster" / "postmaster.pid").read_text().split("\n")[0])
+    """Its pid; waits while the file is not there, as between a crash and the restart."""
+    file = data_dir / "cluster" / "postmaster.pid"
+    assert until(lambda: file.exists() and file.read_text().split("\n")[0].isdigit())
+    return int(file.read_text().split("\n")[0])
 
 
 def guardian(data_dir: Path) -> int:
@@ -222,7 +225,7 @@ def test_killed_postmaster_is_replaced_under_the_same_dsn_and_loses_nothing(data
         sql(dsn, f"INSERT INTO kept VALUES ({marker})")
         killed = postmaster(data_dir)
         os.kill(killed, signal.SIGKILL)
-        assert until(lambda: postmaster(data_dir) != killed and answers(dsn))
+        assert until(lambda: answers(dsn) and postmaster(data_dir) != killed)
         assert sql(dsn, f"SELECT count(*) FROM kept WHERE a = {marker}") == 1
 
 

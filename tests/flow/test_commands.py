@@ -100,6 +100,38 @@ def test_a_fills_table_of_somebody_else_is_refused(database_url: str) -> None:
     run(scenario())
 
 
+def test_the_progress_table_of_the_original_plan_is_taken_over(database_url: str) -> None:
+    async def scenario() -> None:
+        await tell(
+            database_url,
+            "CREATE TABLE backfill_progress (user_address TEXT PRIMARY KEY, started_at TIMESTAMPTZ,"
+            " completed_at TIMESTAMPTZ, completed BOOLEAN DEFAULT false, fills_count INT DEFAULT 0,"
+            " oldest_fill_time BIGINT)",
+        )
+        await tell(database_url, "CREATE INDEX idx_backfill_completed ON backfill_progress (completed)")
+        async with Simulator(small(2, 33)) as exchange:
+            done, todo = everybody(exchange)
+            insert = "INSERT INTO backfill_progress (user_address, completed, fills_count) VALUES ($1, $2, $3)"
+            await tell(database_url, insert, done, True, 7)
+            await tell(database_url, insert, todo, False, 0)
+            outcome = await vigil("run", env=environment(database_url, exchange))
+            assert outcome.code == 0, outcome.err
+            assert exchange.stats.requests == 1
+            assert (
+                await ask(database_url, "SELECT fills_count FROM backfill_progress WHERE user_address = $1", done) == 7
+            )
+
+    run(scenario())
+
+
+def test_secrets_in_the_api_url_are_not_shown(migrated_url: str) -> None:
+    env = environment(migrated_url, VIGIL_API_URL="http://me:hunter2@127.0.0.1:9/info?key=hunter2")
+    outcome = run(vigil("run", "--user", USER, env=env))
+    assert outcome.code == 5
+    assert "127.0.0.1:9/info" in outcome.err
+    assert "hunter2" not in outcome.err + outcome.out
+
+
 def test_migrate_prepares_an_empty_database_once_and_status_asks_for_it(database_url: str) -> None:
     async def scenario() -> None:
         env = environment(database_url)
