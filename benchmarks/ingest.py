@@ -24,7 +24,7 @@ from vigil.fills import COPY_COLUMNS, copy_line, decode_page
 from vigil.pipeline import prepare_database
 from vigil.settings import load_settings
 from vigil.simulator import Population
-from vigil.store import Chunk, Store, prepare_staging
+from vigil.store import WRITER_SESSION, Chunk, Store, prepare_staging
 
 USERS = 60
 PAGE = 2000
@@ -88,7 +88,7 @@ async def commit_pages(dsn: str, pages: list[tuple[str, bytes]]) -> None:
     worker = new_worker_id()
     users = [user for user, _ in pages]
     control = Link(dsn, settings, prepare=hold_worker_lock(worker))
-    writing = Link(dsn, settings, prepare=prepare_staging)
+    writing = Link(dsn, settings, prepare=prepare_staging, server_settings=WRITER_SESSION)
     claims = Claims(control, settings, worker, Window(0, 2**42), users=users)
     async with session(dsn) as connection:
         await connection.execute("TRUNCATE backfill_progress")

@@ -29,7 +29,7 @@ from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, ExchangeUnavailable,
 from vigil.migrate import Migration, migrate
 from vigil.pager import read_user
 from vigil.settings import Settings
-from vigil.store import Chunk, Committed, Store, check_fills_table, prepare_staging
+from vigil.store import WRITER_SESSION, Chunk, Committed, Store, check_fills_table, prepare_staging
 from vigil.writer import BatchLimits, write_batches
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,7 @@ class Run:
         name = session_name(worker_id)
         control = {**name, "synchronous_commit": "off"}  # a claim lost in a crash is only claimed again
         self._control = Link(dsn, settings, prepare=hold_worker_lock(worker_id), server_settings=control)
-        # Compiling costs more than these statements run, and a batch is to be joined in memory.
-        writing = {**name, "jit": "off", "work_mem": "64MB"}
+        writing = {**name, **WRITER_SESSION}
         self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=writing)
         self._store = Store(self._writing, worker_id, lease_seconds=settings.lease_seconds)
         self._claims = Claims(self._control, settings, worker_id, window, shard=shard, users=users, limit=limit)

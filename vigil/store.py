@@ -79,6 +79,10 @@ class _Rows:
     refused: list[tuple[str, Rejected]] = field(default_factory=list)
 
 
+WRITER_SESSION = {"jit": "off", "work_mem": "64MB"}
+"""Settings of the writer's session: compiling costs more than its statements run, and a batch is joined in memory."""
+
+
 class Store:
     """Commits batches for one worker over one link; `prepare_staging` must run on each connection."""
 
