@@ -113,10 +113,9 @@ class HyperliquidAPI:
         The page is a list of `Fill`; rows that could not be understood are in its `rejected`.
         Raises: UsageError for a bad address or window, ExchangeError when the exchange gives no answer.
         """
-        _check_window(user, start_time, end_time)
         request: dict[str, Any] = {
             "type": "userFillsByTime",
-            "user": normalize_address(user),
+            "user": _checked(user, start_time, end_time),
             "startTime": start_time,
             "aggregateByTime": False,  # true merges rows: 13,907 became 9,029 (PROVEN)
         }
@@ -130,7 +129,7 @@ class HyperliquidAPI:
         Each fill comes once, overlaps of pages are dropped; where the exchange lost rows meanwhile
         a warning is logged. Raises: as `get_user_fills_by_time`, and MalformedReply.
         """
-        _check_window(user, start_time, end_time)
+        user = _checked(user, start_time, end_time)
         walk = Walk(start_time, end_time + 1)
         while not walk.done:
             page, step = await advance(walk, user, self.get_user_fills_by_time)
@@ -222,10 +221,11 @@ class HyperliquidAPI:
             raise error
 
 
-def _check_window(user: str, start_time: int, end_time: int | None) -> None:
-    normalize_address(user)
+def _checked(user: str, start_time: int, end_time: int | None) -> str:
+    """The address in lower case, if it and the window make sense. Raises: UsageError."""
     if start_time < 0 or (end_time is not None and end_time < start_time):
         raise UsageError(f"The window [{start_time}, {end_time}] is empty or begins before 1970.")
+    return normalize_address(user)
 
 
 async def advance(walk: Walk, user: str, fetch_page: FetchPage) -> tuple[Page, Step]:

@@ -43,14 +43,12 @@ _AWAY = (
     asyncpg.InternalClientError,  # asyncpg lost track: met when a session was ended while its process slept
 )
 _FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, *_AWAY)
-_WRONG_DSN = (
-    asyncpg.InvalidAuthorizationSpecificationError,  # 28: no such role, wrong password
-    asyncpg.InvalidCatalogNameError,  # 3D000: no such database
-    asyncpg.exceptions.ClientConfigurationError,
-    asyncpg.PostgresError,  # whatever else keeps us out, such as no right to connect (42501)
-    asyncpg.InterfaceError,
+_KEPT_OUT = (
+    asyncpg.PostgresError,  # no such role or database, wrong password, no right to connect
+    asyncpg.InterfaceError,  # a DSN that asyncpg can't read
     ValueError,
 )
+"""What `connect` may meet and waiting does not cure; `_AWAY` goes first."""
 
 
 @cache
@@ -75,7 +73,7 @@ async def connect(dsn: str, server_settings: Mapping[str, str] | None = None) ->
         raise StoreUnavailable(
             f"The database can't be reached: {_sentence(error)}.", hint="Check VIGIL_DATABASE_URL and that it is up."
         ) from error
-    except _WRONG_DSN as error:
+    except _KEPT_OUT as error:
         raise UsageError(
             f"The database does not let us in: {_sentence(error)}.", hint="Check VIGIL_DATABASE_URL."
         ) from error

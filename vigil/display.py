@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -35,7 +36,7 @@ def describe(tally: Tally) -> str:
 
 
 @contextmanager
-def progress_display(console: Console, plain_seconds: float) -> Iterator[Callable[[Tally], Awaitable[None]]]:
+def progress_display(console: Console, plain_seconds: float) -> Iterator[Callable[[Tally], Coroutine[Any, Any, None]]]:
     """A coroutine function for `Run(display=...)`, fit for where `console` goes."""
     if not console.is_terminal:
         with _log_to(console):

@@ -33,7 +33,7 @@ Milliseconds = Annotated[int, Meta(ge=0, le=LATEST_MS)]
 
 
 class Key(NamedTuple):
-    """What makes a fill of one user itself: see "`tid` is not a key by itself" in the README."""
+    """What makes a fill of one user itself: `tid` alone is shared by both sides of a trade (README)."""
 
     time: int
     coin: str
@@ -119,10 +119,6 @@ class Page(list[Fill]):
         self.rows = rows
         self.body_bytes = body_bytes
 
-    def times(self) -> list[int]:
-        """Times in ms of all rows that have a readable one, rejected rows last."""
-        return [fill.time for fill in self] + [row.time for row in self.rejected if row.time is not None]
-
 
 class UndecodablePage(ValueError):
     """The body is not a JSON array of objects."""
@@ -149,7 +145,7 @@ def decode_page(body: bytes) -> Page:
 
 
 def _decode_at_once(body: bytes) -> list[Fill] | None:
-    if _may_surprise(body.decode("utf-8", "replace")):
+    if _may_surprise(body):
         return None
     try:
         return _decode_fills(body)
@@ -157,9 +153,9 @@ def _decode_at_once(body: bytes) -> list[Fill] | None:
         return None
 
 
-def _may_surprise(text: str) -> bool:
+def _may_surprise(body: bytes) -> bool:
     """An escape may hide a character that Postgres can't store; the others are names of our own."""
-    return "\\" in text or '"#seq"' in text or '"#extra"' in text
+    return b"\\" in body or b'"#seq"' in body or b'"#extra"' in body
 
 
 def _decode_row_by_row(body: bytes, rejected: list[Rejected]) -> list[Fill]:
@@ -200,7 +196,7 @@ def _parse(text: str | bytes) -> Any:
 
 def _decode_ordinary(raw: str) -> Fill | None:
     """The quick way, for an ordinary row among strange ones."""
-    if _may_surprise(raw):
+    if _may_surprise(raw.encode()):
         return None
     try:
         return _decode_fill(raw)

@@ -21,8 +21,8 @@ than one latency behind it. That latency is all the budget that is given away.
 First come, first served: waiters queue on one lock and only its holder looks at the budget, so
 a request is never overtaken, whatever it will weigh. Cancelling a waiter costs nothing;
 cancelling a request in flight, or giving it up, settles it at the worst case for two periods,
-because the exchange may charge it yet. A 429, or a server that can't be
-reached, closes one gate for the whole worker: see `Gate`.
+because the exchange may charge it yet. A 429, or a server that can't be reached, closes one gate for
+the whole worker: see `Gate`.
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ class _Rows:
 
     inserted: Counter[str] = field(default_factory=Counter)
     updated: int = 0
+    already_there: int = 0
     refused: list[tuple[str, Rejected]] = field(default_factory=list)
 
 
@@ -125,8 +126,10 @@ class Store:
         await self._advance(connection, chunks, rows.inserted)
         await connection.execute(sql("number_batch"), self._worker_id, self._batch, self._lease)
         inserted, refused = rows.inserted.total(), len(rows.refused)
-        already_there = len(received) - inserted - rows.updated - refused
-        return Committed(len(received), inserted, rows.updated, already_there, refused, newly_rejected)
+        accounted = inserted + rows.updated + rows.already_there + refused
+        if accounted != len(received):
+            raise StoreError(f"A batch of {len(received)} rows accounts for {accounted}; rolled back: {rows}.")
+        return Committed(len(received), inserted, rows.updated, rows.already_there, refused, newly_rejected)
 
     async def _advance(self, connection: Connection, chunks: Sequence[Chunk], inserted: Counter[str]) -> None:
         last = {chunk.user: chunk for chunk in chunks}
@@ -167,7 +170,7 @@ async def _store_rows(connection: Connection, rows: Sequence[tuple[str, Fill]], 
         return
     try:
         async with connection.transaction():
-            inserted, updated = await _upsert(connection, rows)
+            inserted, updated, already_there = await _upsert(connection, rows)
     except _ROW_REFUSED as error:
         if len(result.refused) >= REFUSED_ROWS:
             raise StoreError(f"The database refuses row after row of one batch: {error}.") from error
@@ -182,23 +185,26 @@ async def _store_rows(connection: Connection, rows: Sequence[tuple[str, Fill]], 
         return
     result.inserted.update(inserted)
     result.updated += updated
+    result.already_there += already_there
 
 
-async def _upsert(connection: Connection, rows: Sequence[tuple[str, Fill]]) -> tuple[dict[str, int], int]:
-    """COPY to staging, insert what is new, update what changed. Returns inserted rows by user, updated rows."""
+async def _upsert(connection: Connection, rows: Sequence[tuple[str, Fill]]) -> tuple[dict[str, int], int, int]:
+    """COPY to staging, insert what is new, update what changed.
+
+    Returns rows inserted by user, updated, and there already: each counted by itself, so that they
+    need not add up.
+    """
     await connection.execute("TRUNCATE staged_lines")
     lines = "".join([copy_line(user, fill) for user, fill in rows]).encode()
     await connection.copy_to_table("staged_lines", source=io.BytesIO(lines), columns=COPY_COLUMNS, format="text")
     inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
     if sum(inserted.values()) == len(rows):
-        return inserted, 0
+        return inserted, 0, 0
     await connection.execute("SET LOCAL enable_nestloop = off")  # a temporary table has no statistics to plan by
     compared = await connection.fetchrow(sql("compare_staged"))
     assert compared is not None  # noqa: S101  an aggregate always has a row
-    if compared["present"] != len(rows):
-        raise StoreError(f"Of {len(rows)} rows staged {compared['present']} are in `fills` after the upsert.")
     updated = await connection.fetchval(sql("update_fills")) if compared["changed"] else 0
-    return inserted, updated
+    return inserted, updated, compared["present"] - compared["changed"] - sum(inserted.values())
 
 
 async def _store_rejected(connection: Connection, rejected: Sequence[tuple[str, Rejected]]) -> int:

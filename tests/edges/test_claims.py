@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.kit.backfill import ask, tell
+from tests.kit.backfill import ask, tell, until
 from tests.kit.factories import fill_of, wire_row
 from tests.kit.loop import run
 from tests.kit.proxy import Fate, Proxy
@@ -114,17 +114,6 @@ async def every(claims: Claims) -> list[Claim]:
     while (claim := await claims.next()) is not None:
         found.append(claim)
     return found
-
-
-async def until(url: str, query: str, *arguments: Any) -> None:
-    """Wait until `query` is true. Another process makes it so; there is no event to await."""
-    connection = await asyncpg.connect(url)
-    try:
-        async with asyncio.timeout(10):
-            while not await connection.fetchval(query, *arguments):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-    finally:
-        await connection.close()
 
 
 async def kill_sessions(url: str, worker: Worker) -> None:

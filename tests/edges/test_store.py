@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from tests.kit.backfill import ask, tell
+from tests.kit.backfill import ask, tell, until
 from tests.kit.factories import Row, fill_of, wire_row
 from tests.kit.loop import run
 from tests.kit.proxy import Fate, Proxy
@@ -119,17 +119,6 @@ async def progress(url: str, user: str = USER) -> asyncpg.Record:
 
 STAMP = "SELECT string_agg(tableoid::text || xmin::text || ctid::text, ',' ORDER BY user_address, tid) FROM fills"
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-
-async def until(url: str, query: str, *arguments: Any) -> None:
-    """Wait until `query` is true. Another process makes it so; there is no event to await."""
-    connection = await asyncpg.connect(url)
-    try:
-        async with asyncio.timeout(10):
-            while not await connection.fetchval(query, *arguments):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-    finally:
-        await connection.close()
 
 
 async def the_session(url: str) -> int:

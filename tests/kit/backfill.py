@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,5 +91,16 @@ async def tell(url: str, statement: str, *arguments: Any) -> None:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement, *arguments)
+    finally:
+        await connection.close()
+
+
+async def until(url: str, query: str, *arguments: Any) -> None:
+    """Wait until `query` is true. Another process makes it so; there is no event to await."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(10):
+            while not await connection.fetchval(query, *arguments):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
     finally:
         await connection.close()

@@ -1,3 +1,6 @@
--- Of the staged rows, how many the table holds (all of them, or the batch must not commit), and how many of
--- those tell something new.
-SELECT count(*) AS present, count(*) FILTER (WHERE tells_more) AS changed FROM staged_known;
+-- Of the staged rows, how many the table holds (all of them, or the batch must not commit), and how many
+-- fills those tell something new of.
+SELECT
+    count(*) AS present,
+    count(DISTINCT (user_address, time, coin, oid, tid, side)) FILTER (WHERE tells_more) AS changed
+FROM staged_known;
