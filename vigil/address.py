@@ -37,9 +37,14 @@ def read_addresses(lines: Iterable[str], *, source: str) -> Iterator[str]:
 def shard_of(address: str, total_workers: int) -> int:
     """The worker, 0 to total_workers - 1, that this user belongs to, the same everywhere and for ever.
 
-    The first four bytes of SHA-256 over the 20 bytes of the address, modulo the number of workers;
-    `migrations/` has the same expression in SQL. (The plan's `abs(hashtext())` is neither promised
-    to stay the same between Postgres versions nor defined for -2^31.)
+    The first four bytes of SHA-256 over the 20 bytes of the address, a number below 2**32 whose range
+    is divided evenly; `migrations/` has the same expression in SQL. (The plan's `abs(hashtext())` is
+    neither promised to stay the same between Postgres versions nor defined for -2^31.)
     """
     digest = hashlib.sha256(bytes.fromhex(address[2:])).digest()
-    return int.from_bytes(digest[:4], "big") % total_workers
+    return int.from_bytes(digest[:4], "big") * total_workers >> 32
+
+
+def shard_range(index: int, total_workers: int) -> tuple[int, int]:
+    """The numbers of `shard_of` that belong to worker `index`: first, and end (exclusive)."""
+    return -(-(index << 32) // total_workers), -(-((index + 1) << 32) // total_workers)

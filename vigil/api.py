@@ -29,15 +29,18 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from vigil.address import normalize_address
 from vigil.cursor import PageRefused, Step, Walk
 from vigil.errors import (
+    ExchangeError,
     ExchangeRefused,
     ExchangeThrottled,
     ExchangeUnavailable,
     ExchangeUnreachable,
+    Fault,
     MalformedReply,
     UsageError,
 )
 from vigil.fills import Page, UndecodablePage, decode_page
 from vigil.limiter import BASE_WEIGHT, FULL_PAGE_WEIGHT, Ticket, WeightLimiter, page_weight
+from vigil.owners import Owners
 from vigil.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -79,8 +82,9 @@ class HyperliquidAPI:
             longest_pause_seconds=2 * self.settings.retry_max_seconds,
         )
         self.faults: Counter[str] = Counter()
-        """What went wrong so far, by kind: also what a retry then put right."""
+        """What went wrong so far, by `Fault`: also what a retry then put right."""
         self.requests = 0
+        self._owners = Owners()
         self._session: aiohttp.ClientSession | None = None
         self._answered_once = False
         self._silent_since: float | None = None
@@ -132,7 +136,7 @@ class HyperliquidAPI:
         user = _checked(user, start_time, end_time)
         walk = Walk(start_time, end_time + 1)
         while not walk.done:
-            page, step = await advance(walk, user, self.get_user_fills_by_time)
+            page, step = await advance(walk, user, self.get_user_fills_by_time, self.faults)
             for gap in step.gaps:
                 log.warning("fills of %s may be missing in [%d, %d]: %s", user, gap.from_ms, gap.to_ms, gap.kind)
             if step.fills or page.rejected:
@@ -162,28 +166,32 @@ class HyperliquidAPI:
         if self._silent_since is None:
             self._silent_since = _now()
         try:
-            body = await self._post(request, ticket)
-            page = decode_page(body)
-        except UndecodablePage as error:
-            self.faults["malformed"] += 1
-            raise MalformedReply(f"The exchange answered 200, but {error}.") from error
-        except ExchangeThrottled:
-            ticket.weight = BASE_WEIGHT
-            self.faults["throttled"] += 1
+            page = _decoded(await self._post(request, ticket))
+            ticket.weight = page_weight(page.rows)
+            self._check_owner(request["user"], page)
+        except ExchangeError as error:
+            self.faults[error.fault] += 1
+            if isinstance(error, ExchangeThrottled):
+                ticket.weight = BASE_WEIGHT
+            elif isinstance(error, ExchangeUnreachable):
+                ticket.weight = 0
+            elif not isinstance(error, MalformedReply):
+                self._silent_since = None  # no silence: and `request_tries` bounds these
             raise
-        except ExchangeUnreachable:
-            ticket.weight = 0
-            self.faults["unreachable"] += 1
-            raise
-        except (ExchangeUnavailable, ExchangeRefused) as error:
-            self._silent_since = None  # no silence: and `request_tries` bounds these
-            self.faults["refused" if isinstance(error, ExchangeRefused) else "unavailable"] += 1
-            raise
-        ticket.weight = page_weight(page.rows)
         ticket.answered = True
         self._answered_once, self._silent_since = True, None
-        self.faults["rejected_rows"] += len(page.rejected)
+        self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
+        self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
         return page
+
+    def _check_owner(self, user: str, page: Page) -> None:
+        """Raises: MalformedReply when the page was meant for somebody else, as far as that can be told."""
+        other = self._owners.other_owner(user, page)
+        if other is not None:
+            raise MalformedReply(
+                f"The exchange's answer holds a fill that it gave to {other} before; it can't be both users'.",
+                fault=Fault.ANOTHER_USER,
+            )
 
     async def _post(self, request: dict[str, Any], ticket: Ticket) -> bytes:
         """The body of a 200. Sets the ticket's weight where an error tells what was charged."""
@@ -200,15 +208,21 @@ class HyperliquidAPI:
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > limit:
-                        raise ExchangeUnavailable(f"The answer is larger than {limit} bytes (VIGIL_MAX_BODY_BYTES).")
+                        raise ExchangeUnavailable(
+                            f"The answer is larger than {limit} bytes (VIGIL_MAX_BODY_BYTES).", fault=Fault.TOO_LARGE
+                        )
                 return bytes(body)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
             raise ExchangeUnreachable(f"No connection to {self.settings.shown_api_url}: {_reason(error)}.") from error
         except TimeoutError as error:
             seconds = self.settings.request_timeout_seconds
-            raise ExchangeUnavailable(f"The exchange did not finish its answer within {seconds:g} s.") from error
+            raise ExchangeUnavailable(
+                f"The exchange did not finish its answer within {seconds:g} s.", fault=Fault.LATE
+            ) from error
         except (aiohttp.ClientError, ConnectionError, ValueError, asyncio.IncompleteReadError) as error:
-            raise ExchangeUnavailable(f"The exchange's answer broke off: {_reason(error)}.") from error
+            raise ExchangeUnavailable(
+                f"The exchange's answer broke off: {_reason(error)}.", fault=Fault.BROKEN_OFF
+            ) from error
 
     def _check_patience(self, error: ExchangeThrottled | ExchangeUnreachable, pause: float) -> None:
         """Raise `error` when the next try, `pause` seconds away, would come after the settings' patience."""
@@ -228,13 +242,26 @@ def _checked(user: str, start_time: int, end_time: int | None) -> str:
     return normalize_address(user)
 
 
-async def advance(walk: Walk, user: str, fetch_page: FetchPage) -> tuple[Page, Step]:
-    """Ask for the walk's next page until it is accepted. Raises: MalformedReply after `PAGE_TRIES`, ExchangeError."""
+def _decoded(body: bytes) -> Page:
+    try:
+        return decode_page(body)
+    except UndecodablePage as error:
+        raise MalformedReply(f"The exchange answered 200, but {error}.") from error
+
+
+async def advance(walk: Walk, user: str, fetch_page: FetchPage, faults: Counter[str]) -> tuple[Page, Step]:
+    """Ask for the walk's next page until it is accepted; what was wrong with others is added to `faults`.
+
+    Raises: MalformedReply after `PAGE_TRIES`, ExchangeError.
+    """
     for tries_left in reversed(range(PAGE_TRIES)):
         page = await fetch_page(user, walk.cursor_ms, walk.last_ms)
         try:
-            return page, walk.take(page)
+            step = walk.take(page)
+            faults[Fault.OUT_OF_WINDOW_ROWS] += step.out_of_window_rows
+            return page, step
         except PageRefused as error:
+            faults[error.fault] += 1
             if not tries_left:
                 raise MalformedReply(f"The exchange's answer can't be right: {error}.") from error
             log.debug("%s: asking again: %s", user, error)
@@ -251,8 +278,10 @@ async def _error_of(response: aiohttp.ClientResponse) -> Exception:
         )
     text = (await response.content.read(300)).decode("utf-8", "replace").strip()
     if response.status in PERMANENT:
-        return ExchangeRefused(f"The exchange refuses the request with status {response.status}: {text!r}.")
-    return ExchangeUnavailable(f"The exchange answers with status {response.status}.")
+        message = f"The exchange refuses the request with status {response.status}: {text!r}."
+        return ExchangeRefused(message, status=response.status)
+    fault = Fault.REDIRECTED if 300 <= response.status < 400 else Fault.ERROR_STATUS
+    return ExchangeUnavailable(f"The exchange answers with status {response.status}.", fault=fault)
 
 
 def _now() -> float:

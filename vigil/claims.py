@@ -21,11 +21,11 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from vigil.address import shard_of
+from vigil.address import shard_of, shard_range
 from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost
 from vigil.fills import Key
@@ -43,6 +43,9 @@ GRACE_SECONDS = 3.0
 HEARTBEAT_SECONDS = 1.0
 """Between two looks at one's own session; the lease is renewed three times in its length."""
 
+NO_LIMIT = 2**31 - 1
+"""Of failed tries: more than any user has."""
+
 POLL_SECONDS = 1.0
 """Between two looks at users in other workers' hands, when nothing else is left to do."""
 
@@ -57,10 +60,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The share of all users that a worker takes: those whose hash leaves `index` modulo `total`."""
+    """The share of all users that a worker takes: part `index` of `total` of the range of their hashes."""
 
     index: int = 0
     total: int = 1
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The hashes of its users: first, and end (exclusive)."""
+        return shard_range(self.index, self.total)
 
 
 EVERYBODY = Shard()
@@ -79,7 +87,8 @@ class Claim:
 class Claims:
     """One worker's identity, lease and claims.
 
-    `users` None means everybody known; `limit` is how many users this run may take.
+    `users` None means everybody known; `limit` is how many users this run may take; `retry` takes
+    failed users however often they have failed.
     """
 
     def __init__(
@@ -92,16 +101,20 @@ class Claims:
         shard: Shard = EVERYBODY,
         users: Sequence[str] | None = None,
         limit: int | None = None,
+        retry: bool = False,
     ) -> None:
         self.worker_id = worker_id
         self._link = link
+        self._lane = settings.lane
         self._lease_seconds = settings.lease_seconds
+        self._attempts = NO_LIMIT if retry else settings.user_attempts
         self._window = window
         self._shard = shard
         self._mine = None if users is None else [u for u in users if shard_of(u, shard.total) == shard.index]
         self._lists: deque[list[str]] = deque(_split(self._mine) if self._mine is not None else ())
         self._left = limit
         self._turn = asyncio.Lock()
+        self._place = self._start = (shard.range[0], "")  # shard and address of the last claim
 
     async def register(self) -> None:
         """Become a worker, and free what dead ones left."""
@@ -109,43 +122,61 @@ class Claims:
         async def insert(connection: Connection) -> None:
             if await connection.fetchval(sql("fence"), self.worker_id) is None:
                 lease = seconds(self._lease_seconds)
-                await connection.execute(
-                    sql("register_worker"), self.worker_id, socket.gethostname(), os.getpid(), lease
-                )
+                host, pid = socket.gethostname(), os.getpid()
+                await connection.execute(sql("register_worker"), self.worker_id, host, pid, lease, self._lane)
 
         await self._link.run(insert)
         await self._bury_the_dead()
 
-    async def enroll(self) -> int:
-        """Make this run's users known and reopen those it should try again; returns how many are to be read."""
-        window = self._window
+    async def enroll(self) -> None:
+        """Make this run's users known, and reopen those it should go on with or try again."""
+        window = (self._window.start_ms, self._window.end_ms)
 
-        async def enroll(connection: Connection) -> int:
+        async def enroll(connection: Connection) -> None:
             if self._mine is None:
                 await connection.execute(sql("enroll_from_fills"))
-                await connection.execute(sql("reopen"), None, window.start_ms, window.end_ms, True)
-                return int(await self._count(connection, None))
-            pending = 0
+                await connection.execute(sql("reopen"), *window, *self._shard.range)
+                await connection.execute(sql("retry_failed"), *self._shard.range, self._attempts)
+                return
             for users in _split(self._mine):
                 await connection.execute(sql("enroll_listed"), users)
-                await connection.execute(sql("reopen"), users, window.start_ms, window.end_ms, True)
-                pending += await self._count(connection, users)
-            return pending
+                await connection.execute(sql("reopen_listed"), *window, users)
+                await connection.execute(sql("retry_listed"), users, self._attempts)
 
-        pending = await self._link.run(enroll, timeout=ENROLL_TIMEOUT_SECONDS)
-        return pending if self._left is None else min(pending, self._left)
+        await self._link.run(enroll, timeout=ENROLL_TIMEOUT_SECONDS)
 
-    async def _count(self, connection: Connection, users: list[str] | None) -> int:
-        return int(
-            await connection.fetchval(
-                sql("count_pending"),
-                self._window.start_ms,
-                self._window.end_ms,
-                self._shard.total,
-                self._shard.index,
-                users,
-            )
-        )
+    async def count_pending(self, link: Link) -> int:
+        """How many users this run will read, as far as known now; on a `link` of its own, for it may take seconds."""
+        window = (self._window.start_ms, self._window.end_ms)
+
+        async def count(connection: Connection) -> int:
+            if self._mine is None:
+                return int(await connection.fetchval(sql("count_pending"), *window, *self._shard.range))
+            return sum([await connection.fetchval(sql("count_listed"), *window, users) for users in _split(self._mine)])
+
+        limit = self._left
+        pending = await link.run(count)
+        return pending if limit is None else min(pending, limit)
+
+    async def count_failed(self) -> int:
+        """How many users of this run are failed, parked ones included."""
+
+        async def count(connection: Connection) -> int:
+            if self._mine is None:
+                return int(await connection.fetchval(sql("count_failed"), *self._shard.range))
+            return sum([await connection.fetchval(sql("count_failed_listed"), users) for users in _split(self._mine)])
+
+        return await self._link.run(count)
+
+    async def save_faults(self, faults: Mapping[str, int]) -> None:
+        """Store what the exchange did wrong in this worker's life so far, by kind."""
+        counted = {str(kind): count for kind, count in faults.items() if count}
+
+        async def save(connection: Connection) -> None:
+            await connection.execute(sql("save_faults"), self.worker_id, list(counted), list(counted.values()))
+
+        if counted:
+            await self._link.run(save)
 
     async def next(self) -> Claim | None:
         """The next user of this worker, or None when there is nothing left to do.
@@ -172,6 +203,7 @@ class Claims:
 
         loop = asyncio.get_running_loop()
         renew_at = loop.time()
+        look_at = loop.time() + GRACE_SECONDS
 
         async def renew(connection: Connection) -> bool:
             nonlocal renew_at
@@ -182,13 +214,15 @@ class Claims:
         reconnects = -1
         while True:
             await asyncio.sleep(min(HEARTBEAT_SECONDS, self._lease_seconds / 3))
-            if self._link.connected and self._link.reconnects == reconnects and loop.time() < renew_at:
-                continue
-            renew_at = loop.time() + self._lease_seconds / 3
-            alive = await self._link.run(renew)
-            reconnects = self._link.reconnects
-            if not alive:
-                raise claim_lost()
+            if not self._link.connected or self._link.reconnects != reconnects or loop.time() >= renew_at:
+                renew_at = loop.time() + self._lease_seconds / 3
+                alive = await self._link.run(renew)
+                reconnects = self._link.reconnects
+                if not alive:
+                    raise claim_lost()
+            if loop.time() >= look_at:
+                look_at = loop.time() + GRACE_SECONDS
+                await self._bury_the_dead()
 
     async def release(self) -> None:
         """Free what this worker still holds and cease to be one. Idempotent."""
@@ -201,8 +235,7 @@ class Claims:
         await self._link.run(retire, patience=2)
 
     async def _claim(self, tried: list[str], connection: Connection) -> Claim | None:
-        window, shard = self._window, self._shard
-        arguments = (window.start_ms, window.end_ms, shard.total, shard.index)
+        window = self._window
         async with connection.transaction():
             if await connection.fetchval(sql("fence"), self.worker_id) is None:
                 raise claim_lost()
@@ -210,12 +243,8 @@ class Claims:
             for earlier in tried:
                 if await connection.fetchval(sql("claimed_by"), earlier) == self.worker_id:
                     user = earlier
-            if user is None and self._mine is None:
-                user = await connection.fetchval(sql("pick_pending"), *arguments)
-            while user is None and self._lists:
-                user = await connection.fetchval(sql("pick_listed"), *arguments, self._lists[0])
-                if user is None:
-                    self._lists.popleft()
+            if user is None:
+                user = await (self._pick(connection) if self._mine is None else self._pick_listed(connection))
             if user is None:
                 return None
             tried.append(user)
@@ -228,24 +257,43 @@ class Claims:
                 held = [Key(resume_ms, r["coin"], r["oid"], r["tid"], r["side"]) for r in records]
         return Claim(user, resume_ms, window.end_ms, tuple(held))
 
+    async def _pick(self, connection: Connection) -> str | None:
+        """The next user of the shard behind the last one, and from its beginning when none is left there."""
+        window, end = self._window, self._shard.range[1]
+        for place in dict.fromkeys((self._place, self._start)):
+            row = await connection.fetchrow(sql("pick_pending"), window.start_ms, window.end_ms, *place, end)
+            if row is not None:
+                self._place = (row["shard"], row["user_address"])
+                return self._place[1]
+        return None
+
+    async def _pick_listed(self, connection: Connection) -> str | None:
+        while self._lists:
+            window = self._window
+            user: str | None = await connection.fetchval(
+                sql("pick_listed"), window.start_ms, window.end_ms, self._lists[0]
+            )
+            if user is not None:
+                return user
+            self._lists.popleft()
+        return None
+
     async def _others_are_busy(self) -> bool:
         """Whether users of this run are in other hands, or there after all; then all are looked at again.
 
         Another run may have read some more narrowly meanwhile, and a row that is locked for a moment is
         passed over by a claim.
         """
+        window = (self._window.start_ms, self._window.end_ms)
 
         async def ask(connection: Connection) -> bool:
-            arguments = (self.worker_id, self._shard.total, self._shard.index)
-            window = (self._window.start_ms, self._window.end_ms)
             if self._mine is None:
-                await connection.execute(sql("reopen"), None, *window, False)
-                return bool(await connection.fetchval(sql("others_claims"), *arguments, None, *window))
-            lists = list(_split(self._mine))
+                await connection.execute(sql("reopen"), *window, *self._shard.range)
+                return bool(await connection.fetchval(sql("others_users"), self.worker_id, *self._shard.range, *window))
             busy = []
-            for users in lists:
-                await connection.execute(sql("reopen"), users, *window, False)
-                if await connection.fetchval(sql("others_claims"), *arguments, users, *window):
+            for users in _split(self._mine):
+                await connection.execute(sql("reopen_listed"), *window, users)
+                if await connection.fetchval(sql("others_listed"), self.worker_id, users, *window):
                     busy.append(users)
             self._lists = deque(busy)
             return bool(busy)

@@ -30,7 +30,7 @@ from vigil.embedded import embedded_postgres
 from vigil.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
 from vigil.migrate import pending
 from vigil.pipeline import Run, Tally, prepare_database
-from vigil.report import Status, list_users, read_status
+from vigil.report import FailedUser, Status, failed_users, list_users, read_status
 from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings, parse_instant
 from vigil.simulator import FaultPlan, SimulatorConfig, serve
 
@@ -65,6 +65,14 @@ UserOption = Annotated[
 UsersFileOption = Annotated[
     str | None, typer.Option("--users-file", metavar="PATH|-", help="Only these users: an address a line, # comments.")
 ]
+ConcurrencyOption = Annotated[
+    int | None, typer.Option("--concurrency", help="Users paged at the same time.  [default: 8]")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=0, help="Stop after this many users.")]
+LaneOption = Annotated[
+    str | None,
+    typer.Option("--lane", metavar="NAME", help="The address this worker asks from.  [default: the host's name]"),
+]
 StartOption = Annotated[str, typer.Option(help="First instant: ISO date (UTC) or ms since 1970.")]
 EndOption = Annotated[str, typer.Option(help="End, exclusive: ISO date (UTC) or ms since 1970.")]
 
@@ -81,14 +89,15 @@ def _options(
 
 @app.command()
 def run(
-    concurrency: Annotated[int | None, typer.Option(help="Users paged at the same time.  [default: 8]")] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="Stop after this many users.")] = None,
+    concurrency: ConcurrencyOption = None,
+    limit: LimitOption = None,
     user: UserOption = None,
     users_file: UsersFileOption = None,
     start: StartOption = DEFAULT_START,
     end: EndOption = DEFAULT_END,
     worker_id: Annotated[int, typer.Option(min=0, help="This worker's number, 0 to total - 1.")] = 0,
     total_workers: Annotated[int, typer.Option(min=1, help="Workers that share the users by hash.")] = 1,
+    lane: LaneOption = None,
 ) -> None:
     """Fetch the fills of all known users, or of those named; goes on where the last run stopped.
 
@@ -97,23 +106,53 @@ def run(
     Examples: `vigil-backfill run --concurrency 8` · `run --limit 5` · `run --user 0x… --end 2025-01-01` ·
     `run --worker-id 0 --total-workers 4`
     """
-    settings = load_settings(concurrency=concurrency)
+    settings = load_settings(concurrency=concurrency, lane=lane)
     users = _read_users(user, users_file)
     window = _window(settings, start, end)
     if worker_id >= total_workers:
         raise UsageError(f"--worker-id {worker_id} is not one of 0 to {total_workers - 1} (--total-workers).")
-    console = Console(stderr=True)
-    with _database(settings) as dsn, progress_display(console, settings.progress_seconds) as display:
-        _run(prepare_database(dsn, notice=console.print))
-        job = Run(
-            settings,
-            dsn,
-            window,
-            users=users,
-            shard=Shard(worker_id, total_workers),
-            limit=limit,
-            display=display,
+    with _prepared(settings) as (dsn, console):
+        code = _backfill(
+            settings, dsn, console, window, users=users, shard=Shard(worker_id, total_workers), limit=limit
         )
+    raise typer.Exit(code)
+
+
+@app.command()
+def retry(
+    concurrency: ConcurrencyOption = None,
+    limit: LimitOption = None,
+    user: UserOption = None,
+    users_file: UsersFileOption = None,
+    start: Annotated[str | None, typer.Option(help="As of `run`.  [default: as they were to be read]")] = None,
+    end: Annotated[str | None, typer.Option(help="As of `run`.  [default: as they were to be read]")] = None,
+    lane: LaneOption = None,
+) -> None:
+    """Try failed users again, all or those named, however often they have failed.
+
+    A user that fails VIGIL_USER_ATTEMPTS times is parked: `run` passes over it, `status` tells why it failed.
+    """
+    settings = load_settings(concurrency=concurrency, lane=lane)
+    named = _read_users(user, users_file)
+    with _prepared(settings) as (dsn, console):
+        failed = [one for one in _run(_read_failed(dsn)) if named is None or one.user in set(named)]
+        if not failed:
+            console.print("no user has failed: nothing to try again", highlight=False)
+            raise typer.Exit(EXIT_DONE)
+        window = _window(
+            settings,
+            start or str(min(one.start_ms for one in failed)),
+            end or str(max(one.end_ms for one in failed)),
+        )
+        users = [one.user for one in failed]
+        code = _backfill(settings, dsn, console, window, users=users, limit=limit, retry=True)
+    raise typer.Exit(code)
+
+
+def _backfill(settings: Settings, dsn: str, console: Console, window: Window, **what: Any) -> int:
+    """One `Run` over `what`, shown on the console; returns the exit code."""
+    with progress_display(console, settings.progress_seconds) as display:
+        job = Run(settings, dsn, window, display=display, **what)
         console.print(
             f"reading [{_day(window.start_ms)}, {_day(window.end_ms)}) from {settings.shown_api_url}, "
             f"{settings.concurrency} users at a time, at most {job.rows_in_memory:,} rows in memory",
@@ -128,7 +167,7 @@ def run(
             _summarize(console, job.tally)
             raise
         _summarize(console, tally)
-    raise typer.Exit(tally.exit_code)
+    return tally.exit_code
 
 
 @app.command()
@@ -309,6 +348,15 @@ def _database(settings: Settings) -> Iterator[str]:
         yield dsn
 
 
+@contextmanager
+def _prepared(settings: Settings) -> Iterator[tuple[str, Console]]:
+    """The database with its schema up to date, and where to talk to people."""
+    console = Console(stderr=True)
+    with _database(settings) as dsn:
+        _run(prepare_database(dsn, notice=console.print))
+        yield dsn, console
+
+
 async def _require_schema(connection: Connection) -> None:
     if await pending(connection):
         raise UsageError("This database's schema is not up to date.", hint="Run `vigil-backfill migrate`.")
@@ -318,6 +366,11 @@ async def _read_status(dsn: str) -> Status:
     async with session(dsn) as connection:
         await _require_schema(connection)
         return await read_status(connection)
+
+
+async def _read_failed(dsn: str) -> list[FailedUser]:
+    async with session(dsn) as connection:
+        return await failed_users(connection)
 
 
 async def _add_users(dsn: str, users: list[str]) -> int:
@@ -341,11 +394,14 @@ def _summarize(console: Console, tally: Tally) -> None:
     console.print(done, highlight=False, soft_wrap=True)
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
         console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
-    if tally.users_total == 0:
+    elif tally.users_claimed == 0:
         nothing = "nothing to read: each user known or named is complete for this window (`users add` makes more known)"
         console.print(nothing, highlight=False, soft_wrap=True)
-    if tally.users_failed:
-        console.print("some users failed: `vigil-backfill status` tells why; run again to retry", highlight=False)
+    if tally.users_left_failed:
+        failed = (
+            f"{tally.users_left_failed:,} users failed: `vigil-backfill status` tells why, `retry` tries them again"
+        )
+        console.print(failed, highlight=False, soft_wrap=True)
 
 
 def _print_status(found: Status) -> None:
@@ -357,10 +413,14 @@ def _print_status(found: Status) -> None:
         "rejected rows": f"{found.rejected_fills:,}",
         "gaps": f"{found.gaps:,} in {found.users_with_gaps:,} users",
         "workers": f"{found.workers_alive:,} alive, {found.workers_dead:,} dead",
+        "faults met": ", ".join(f"{kind} {count:,}" for kind, count in found.faults.items() if count) or "none",
         "database": "TimescaleDB" if found.timescaledb else "plain Postgres (no hypertable)",
     }
     for name, value in rows.items():
         print(f"{name:<14} {value}")
+    for row in found.lanes:
+        share, used = row["share_weight"], row["used_weight"]
+        print(f"lane: {row['lane']}, {row['workers']} workers, {used:,} of {share:,} weight used in the last period")
     for row in found.errors:
         print(f"failed: {row['user_address']} after {row['attempts']} attempts: {row['last_error']}")
 

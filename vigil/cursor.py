@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from vigil.errors import Fault
 from vigil.fills import Fill, Key, Page
 
 PAGE_ROWS = 2000
@@ -67,6 +68,10 @@ class PageRefused(ValueError):
     Its rows do not ascend in time, or none of a full page lies at or after the cursor, or, for the
     first time, none of the rows held came back (one server lagging behind would look like that).
     """
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +113,15 @@ class Walk:
         """
         for earlier, later in pairwise(page):
             if later.time < earlier.time:
-                raise PageRefused(f"a row of {later.time} follows one of {earlier.time}")
+                raise PageRefused(Fault.OUT_OF_ORDER, f"a row of {later.time} follows one of {earlier.time}")
         inside = [fill for fill in page if self.cursor_ms <= fill.time < self.end_ms]
         full = is_full(page.rows)
         passed_end = any(fill.time >= self.end_ms for fill in page)
         last = self._last_ms_of(page, inside)
         if full and not passed_end and last is None:
-            raise PageRefused(f"{page.rows} rows, none of them in [{self.cursor_ms}, {self.end_ms})")
+            raise PageRefused(
+                Fault.NOT_ADVANCING, f"{page.rows} rows, none of them in [{self.cursor_ms}, {self.end_ms})"
+            )
         gaps = self._hole_before(inside)
         fills = [fill for fill in inside if fill.key not in self._held]
         if not full or passed_end or last is None:
@@ -143,7 +150,7 @@ class Walk:
             return ()
         if not self._doubted:
             self._doubted = True
-            raise PageRefused("none of the rows already held came back")
+            raise PageRefused(Fault.OVERLAP_MISSING, "none of the rows already held came back")
         first_ms = inside[0].time if inside else self.last_ms
         return (Gap(self.cursor_ms, first_ms, GapKind.RETENTION),)
 

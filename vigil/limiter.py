@@ -44,6 +44,8 @@ ROWS_PER_WEIGHT = 20
 """Rows of an answer that one more unit of weight buys (DOC). Floor or ceil is unknown: we account ceil."""
 FULL_PAGE_WEIGHT = 120
 """The most a request is expected to cost: 20 + 2000 / 20."""
+SETTLED_PARTS = 100
+"""A report tells in so many parts at most when the weight spent returns; that costs 1 % of a period."""
 CLOCK_MARGIN = 1e-4
 """Share of a period by which entries are kept longer: two clocks may tick at rates that differ by so much."""
 
@@ -64,11 +66,32 @@ class Budget:
         self._log: deque[tuple[float, int]] = deque()  # (time of expiry, weight)
         self._logged = 0
         self._bucket = float(weight_per_period)
-        self._bucket_at = -math.inf
-        self._refill = weight_per_period / (period_seconds * (1 + CLOCK_MARGIN))  # weight a second
+        self._bucket_at: float | None = None
 
     def __repr__(self) -> str:
         return f"<Budget {self._logged} of {self.weight_per_period} settled, {self.in_flight} in flight>"
+
+    def resize(self, now: float, weight_per_period: int) -> None:
+        """Allow so much from now on; what has been spent stays spent."""
+        self._bucket = self._bucket_level(now) + weight_per_period - self.weight_per_period
+        self.weight_per_period = weight_per_period
+
+    def claimed(self, now: float) -> int:
+        """Weight that the exchange may have counted in the period that ends now: requests in flight at their worst."""
+        return self.used(now) + self.in_flight * self.worst
+
+    def settled(self, now: float) -> list[tuple[int, float]]:
+        """What is settled within the period that ends now: weight, and the seconds until it leaves the period.
+
+        At most `SETTLED_PARTS` of them; none leaves earlier than it does here.
+        """
+        self.used(now)
+        step = self.period_seconds / SETTLED_PARTS
+        parts: dict[int, int] = {}
+        for expiry, weight in self._log:
+            part = math.ceil((expiry - now) / step)
+            parts[part] = parts.get(part, 0) + weight
+        return [(weight, part * step) for part, weight in parts.items()]
 
     def used(self, now: float) -> int:
         """Weight settled within the period that ends now."""
@@ -93,10 +116,17 @@ class Budget:
 
     def _delay_by_bucket(self, now: float, needed: int) -> float:
         missing = needed - self._bucket_level(now)
-        return max(0.0, missing / self._refill)
+        if missing <= 0:
+            return 0.0
+        return missing / self._refill if self._refill else math.inf
+
+    @property
+    def _refill(self) -> float:
+        """Weight a second."""
+        return self.weight_per_period / (self.period_seconds * (1 + CLOCK_MARGIN))
 
     def _bucket_level(self, now: float) -> float:
-        refilled = self._bucket + (now - self._bucket_at) * self._refill
+        refilled = self._bucket + (0.0 if self._bucket_at is None else (now - self._bucket_at) * self._refill)
         self._bucket, self._bucket_at = min(refilled, float(self.weight_per_period)), now
         return self._bucket
 
@@ -204,6 +234,8 @@ class WeightLimiter:
         first_pause = min(period_seconds / 30, longest_pause_seconds)
         self.gate = Gate(first_seconds=first_pause, longest_seconds=longest_pause_seconds, rng=rng or random.Random())
         self.weight_spent = 0
+        self.waiting = 0
+        self.admitted = 0
         self._pace = AsyncLimiter(1, period_seconds / requests_per_period) if requests_per_period else None
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -214,7 +246,12 @@ class WeightLimiter:
 
         A block that is left without saying what the request cost is charged the worst case.
         """
-        await self._admission()
+        self.waiting += 1
+        try:
+            await self._admission()
+        finally:
+            self.waiting -= 1
+        self.admitted += 1
         self.budget.admit()
         ticket = Ticket(self.gate.admit())
         try:
@@ -223,6 +260,12 @@ class WeightLimiter:
             self.budget.settle(asyncio.get_running_loop().time(), ticket.weight)
             self.gate.ended(ticket.generation, answered=ticket.answered)
             self.weight_spent += self.budget.worst if ticket.weight is None else ticket.weight
+            self._changed.set()
+
+    def resize(self, weight_per_period: int) -> None:
+        """Allow so much weight a period from now on: this worker's share of its address's budget."""
+        if weight_per_period != self.budget.weight_per_period:
+            self.budget.resize(asyncio.get_running_loop().time(), weight_per_period)
             self._changed.set()
 
     def pause(self, ticket: Ticket, retry_after: float | None = None) -> float:

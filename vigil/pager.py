@@ -8,12 +8,13 @@ the last cursor that the writer committed.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from vigil.api import FetchPage, advance
 from vigil.claims import Claim
 from vigil.cursor import Walk
-from vigil.errors import ExchangeRefused, ExchangeUnavailable, MalformedReply
+from vigil.errors import ExchangeError, ExchangeRefused, ExchangeUnavailable, MalformedReply
 from vigil.store import Chunk
 
 log = logging.getLogger(__name__)
@@ -22,20 +23,20 @@ Put = Callable[[Chunk], Awaitable[None]]
 """Queues a chunk; blocks while the queue is full, which is how a slow database slows the fetch."""
 
 
-async def read_user(claim: Claim, fetch_page: FetchPage, put: Put) -> bool:
-    """Read the claimed user to the end of its window; False when the exchange would not answer for it.
+async def read_user(claim: Claim, fetch_page: FetchPage, put: Put, faults: Counter[str]) -> ExchangeError | None:
+    """Read the claimed user to the end of its window; what was wrong with its pages is added to `faults`.
 
-    Raises: ExchangeUnreachable, ExchangeThrottled when it answers nobody: nothing to blame the user for.
+    Returns why the exchange would not answer for this user, or None.
+    Raises: ExchangeUnreachable, ExchangeThrottled when it answers nobody: nothing to blame a user for.
     """
     walk = Walk(claim.cursor_ms, claim.end_ms, held=claim.held)
     if walk.done:
         await put(Chunk(claim.user, claim.cursor_ms, done=True))
     while not walk.done:
         try:
-            page, step = await advance(walk, claim.user, fetch_page)
+            page, step = await advance(walk, claim.user, fetch_page, faults)
         except (ExchangeRefused, ExchangeUnavailable, MalformedReply) as error:
-            await put(Chunk(claim.user, None, error=str(error)))
-            return False
+            return error
         for gap in step.gaps:
             log.warning("%s: rows may be missing in [%d, %d] (%s)", claim.user, gap.from_ms, gap.to_ms, gap.kind)
         if page.rejected:
@@ -51,4 +52,4 @@ async def read_user(claim: Claim, fetch_page: FetchPage, put: Put) -> bool:
                 body_bytes=page.body_bytes,
             )
         )
-    return True
+    return None

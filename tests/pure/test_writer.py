@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -225,7 +226,7 @@ def test_a_commit_that_never_ends_bounds_what_is_fetched(pagers: int, queue_page
         limits = BatchLimits(rows=10**9, bytes=100 * batch_pages, seconds=3600)
         writer = asyncio.create_task(write_batches(queue, commit, limits, ignore))
         claims = [Claim(f"0x{number:040x}", 0, 10**12) for number in range(pagers)]
-        reading = [asyncio.create_task(read_user(claim, fetch_page, queue.put)) for claim in claims]
+        reading = [asyncio.create_task(read_user(claim, fetch_page, queue.put, Counter())) for claim in claims]
         await asyncio.sleep(3600)
         assert fetched == pagers + queue_pages + batch_pages
         for task in (writer, *reading):

@@ -1,7 +1,8 @@
--- The next user that is nobody's and has something to read in [$1, $2), of share $4 of $3.
-SELECT user_address FROM backfill_progress
-WHERE state = 'pending' AND shard % $3 = $4
+-- The next user behind ($3, $4) that is nobody's and has something to read in [$1, $2); shards end before $5.
+-- Going on where the last claim stopped keeps it cheap while the entries of claimed users await a vacuum.
+SELECT user_address, shard FROM backfill_progress
+WHERE state = 'pending' AND shard < $5 AND (shard, user_address) > ($3::bigint, $4::text)
     AND (cursor_ms IS NULL OR cursor_ms < $2 OR window_start_ms > $1)
-ORDER BY user_address
+ORDER BY shard, user_address
 LIMIT 1
 FOR UPDATE SKIP LOCKED;

@@ -1,0 +1,70 @@
+"""Who is to blame when a user gets no usable answer: the user, or the exchange? Pure.
+
+A user that fails between others that are answered fails alone. Many in a row are an outage: their
+users are set free again, without a failed try. So a failure is held back until the next answer
+tells which of the two it was. What the exchange refuses (422) it has understood, and blames itself,
+once it has shown that it answers anybody.
+"""
+
+from __future__ import annotations
+
+from vigil.errors import ExchangeError, ExchangeRefused, ExchangeUnavailable, UsageError
+from vigil.store import Chunk
+
+SILENT_USERS = 20
+"""So many users failing in a row, none answered in between: it is the exchange, not they. At least twice the pagers."""
+
+MISDIRECTED = frozenset({401, 404, 405, 410, 414, 415})
+"""Statuses that speak of the URL rather than of a user."""
+
+
+class Blame:
+    """Hears how each user's turn ended and says what to commit of those that failed.
+
+    `least` users in a row are an outage; `patience_seconds` is how long one may last, once there
+    has been an answer at all.
+    """
+
+    def __init__(self, least: int, patience_seconds: float) -> None:
+        self._least = least
+        self._patience_seconds = patience_seconds
+        self._held: list[tuple[str, ExchangeError]] = []
+        self._streak = 0
+        self._since = 0.0
+        self._answered = False
+
+    def hear(self, user: str, error: ExchangeError | None, now: float) -> list[Chunk]:
+        """A user's turn ended, with `error` or well, at `now` seconds; returns what to commit.
+
+        Raises: ExchangeUnavailable when the exchange answers nobody, UsageError when that is not the exchange.
+        """
+        if error is None:
+            self._answered, self._streak = True, 0
+            return self.rest()
+        self._since = self._since if self._streak else now
+        self._streak += 1
+        if self._streak >= self._least and (not self._answered or now - self._since >= self._patience_seconds):
+            raise self._nobody(user, error)
+        if self._answered and isinstance(error, ExchangeRefused):
+            return [Chunk(user, None, error=str(error))]
+        self._held.append((user, error))
+        return []
+
+    def rest(self) -> list[Chunk]:
+        """Those still held back, when there is an answer, or nobody left to ask."""
+        outage = len(self._held) >= self._least
+        chunks = [
+            Chunk(user, None, released=True)
+            if outage and not isinstance(error, ExchangeRefused)
+            else Chunk(user, None, error=str(error))
+            for user, error in self._held
+        ]
+        self._held.clear()
+        return chunks
+
+    def _nobody(self, user: str, error: ExchangeError) -> ExchangeUnavailable | UsageError:
+        text = f"The exchange gave no usable answer for {self._streak} users in a row, lastly {user}: {error}"
+        statuses = {error.status if isinstance(error, ExchangeRefused) else None for _, error in self._held}
+        if not self._answered and statuses <= MISDIRECTED:
+            return UsageError(text, hint="Check VIGIL_API_URL: it must be the exchange's info endpoint.")
+        return ExchangeUnavailable(text, hint="Nothing is lost: run the same command again later.")

@@ -1,0 +1,4 @@
+-- The same among the users $3.
+SELECT count(*) FROM backfill_progress
+WHERE state = 'pending' AND user_address = ANY ($3::text[])
+    AND (cursor_ms IS NULL OR cursor_ms < $2 OR window_start_ms > $1);
