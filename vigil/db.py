@@ -47,6 +47,7 @@ _KEPT_OUT = (
     asyncpg.PostgresError,  # no such role or database, wrong password, no right to connect
     asyncpg.InterfaceError,  # a DSN that asyncpg can't read
     ValueError,
+    OverflowError,
 )
 """What `connect` may meet and waiting does not cure; `_AWAY` goes first."""
 

@@ -9,16 +9,22 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vigil.errors import UsageError
 
 API_URL = "https://api.hyperliquid.xyz/info"
+
+ENV_FILE = ".env"
 
 DEFAULT_START = "2023-01-01"
 """Before the first fill there is: the closed alpha began in early 2023, and an earlier start costs no weight."""
@@ -36,7 +42,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="VIGIL_",
-        env_file=".env",
+        env_file=ENV_FILE,
         extra="ignore",
         env_ignore_empty=True,
         populate_by_name=True,
@@ -124,6 +130,11 @@ class Settings(BaseSettings):
     def _postgres_only(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not re.match(r"postgres(ql)?://", url.get_secret_value()):
             raise ValueError("must begin with postgresql://")
+        if url is not None:
+            hosts = urlsplit(url.get_secret_value()).netloc.rpartition("@")[2]
+            ports = [re.search(r":([^:\]]*)$", host) for host in hosts.split(",")]
+            if any(port and port[1] and not (port[1].isdecimal() and int(port[1]) < 65536) for port in ports):
+                raise ValueError("its port is no number below 65536")
         return url
 
 
@@ -140,10 +151,12 @@ _NAMES = {
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; `overrides` that are not None (the flags) win over the environment.
 
-    Raises: UsageError naming the variable, never its value when that is secret.
+    Raises: UsageError naming the variable, never its value when that is secret; also for a variable
+    that is no setting but nearly one.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
+        _refuse_typos([*os.environ, *dotenv_values(ENV_FILE)])
         return Settings(**given)
     except UnicodeDecodeError as error:
         raise UsageError(f".env is not UTF-8 text: {error.reason} at byte {error.start}.") from None
@@ -154,6 +167,17 @@ def load_settings(**overrides: Any) -> Settings:
         reason = first["msg"].removeprefix("Value error, ")
         shown = "" if field == "database_url" else f" (it is {first['input']!r})"
         raise UsageError(f"{name}: {reason}{shown}.", hint="See .env.example for every setting.") from None
+
+
+def _refuse_typos(names: Iterable[str]) -> None:
+    """A setting that is misspelt would be passed over silently, and the run would not do what was asked."""
+    known = {f"VIGIL_{field.upper()}" for field in Settings.model_fields}
+    known |= {"HL_API_URL", "HL_API_REQUESTS_PER_MINUTE", "VIGIL_TEST_DATABASE_URL"}
+    for name in names:
+        if not name.upper().startswith(("VIGIL_", "HL_API_")) or name.upper() in known:
+            continue
+        for close in get_close_matches(name.upper(), known, n=1, cutoff=0.85):
+            raise UsageError(f"{name} is no setting.", hint=f"Did you mean {close}? .env.example lists them all.")
 
 
 def parse_instant(text: str, *, flag: str) -> int:
