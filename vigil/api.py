@@ -38,7 +38,7 @@ from vigil.errors import (
     MalformedReply,
     UsageError,
 )
-from vigil.fills import Page, UndecodablePage, decode_page
+from vigil.fills import Page, Stream, UndecodablePage, decode_page
 from vigil.limiter import BASE_WEIGHT, FULL_PAGE_WEIGHT, Ticket, WeightLimiter, page_weight
 from vigil.owners import Owners
 from vigil.settings import Settings, load_settings
@@ -50,6 +50,8 @@ PERMANENT = frozenset({400, 401, 404, 405, 406, 410, 413, 414, 415, 422})
 
 PAGE_TRIES = 3
 """How often a page is asked for that the walk refuses: out of order, or not going on from what is held."""
+
+_REQUEST_TYPE = {Stream.FILLS: "userFillsByTime", Stream.SLICES: "userTwapSliceFillsByTime"}
 
 FetchPage = Callable[[str, int, int], Awaitable[Page]]
 """(user, start_ms, end_ms), both inclusive, to the earliest rows in there."""
@@ -117,15 +119,14 @@ class HyperliquidAPI:
         The page is a list of `Fill`; rows that could not be understood are in its `rejected`.
         Raises: UsageError for a bad address or window, ExchangeError when the exchange gives no answer.
         """
-        request: dict[str, Any] = {
-            "type": "userFillsByTime",
-            "user": _checked(user, start_time, end_time),
-            "startTime": start_time,
-            "aggregateByTime": False,  # true merges rows: 13,907 became 9,029 (PROVEN)
-        }
-        if end_time is not None:
-            request["endTime"] = end_time
-        return await self._ask(request)
+        return await self._ask(Stream.FILLS, user, start_time, end_time)
+
+    async def get_user_twap_slice_fills_by_time(self, user: str, start_time: int, end_time: int | None = None) -> Page:
+        """The same of what the user's TWAP orders executed, which is not among the other fills; `twap_id` is set.
+
+        Same order, caps and weights (DOC). Raises: as `get_user_fills_by_time`.
+        """
+        return await self._ask(Stream.SLICES, user, start_time, end_time)
 
     async def iter_user_fills(self, user: str, start_time: int, end_time: int) -> AsyncIterator[Page]:
         """All fills of `user` in [start_time, end_time], ms, both inclusive, page by page, oldest first.
@@ -142,31 +143,40 @@ class HyperliquidAPI:
             if step.fills or page.rejected:
                 yield Page(step.fills, rejected=page.rejected, rows=page.rows, body_bytes=page.body_bytes)
 
-    async def _ask(self, request: dict[str, Any]) -> Page:
+    async def _ask(self, stream: Stream, user: str, start_time: int, end_time: int | None) -> Page:
+        request: dict[str, Any] = {
+            "type": _REQUEST_TYPE[stream],
+            "user": _checked(user, start_time, end_time),
+            "startTime": start_time,
+        }
+        if stream is Stream.FILLS:
+            request["aggregateByTime"] = False  # true merges rows: 13,907 became 9,029 (PROVEN)
+        if end_time is not None:
+            request["endTime"] = end_time
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((ExchangeUnavailable, MalformedReply)),
             stop=stop_after_attempt(self.settings.request_tries),
             wait=wait_random_exponential(multiplier=0.5, max=self.settings.retry_max_seconds),
             reraise=True,
         )
-        return await retrying(self._ask_through_gate, request)
+        return await retrying(self._ask_through_gate, stream, request)
 
-    async def _ask_through_gate(self, request: dict[str, Any]) -> Page:
+    async def _ask_through_gate(self, stream: Stream, request: dict[str, Any]) -> Page:
         while True:
             async with self.limiter.request() as ticket:
                 try:
-                    return await self._ask_once(request, ticket)
+                    return await self._ask_once(stream, request, ticket)
                 except (ExchangeThrottled, ExchangeUnreachable) as error:
                     pause = self.limiter.pause(ticket, getattr(error, "retry_after", None))
                     self._check_patience(error, pause)
                     log.debug("paused: %s", error)
 
-    async def _ask_once(self, request: dict[str, Any], ticket: Ticket) -> Page:
+    async def _ask_once(self, stream: Stream, request: dict[str, Any], ticket: Ticket) -> Page:
         self.requests += 1
         if self._silent_since is None:
             self._silent_since = _now()
         try:
-            page = _decoded(await self._post(request, ticket))
+            page = _decoded(await self._post(request, ticket), stream)
             ticket.weight = page_weight(page.rows)
             self._check_owner(request["user"], page)
         except ExchangeError as error:
@@ -242,9 +252,9 @@ def _checked(user: str, start_time: int, end_time: int | None) -> str:
     return normalize_address(user)
 
 
-def _decoded(body: bytes) -> Page:
+def _decoded(body: bytes, stream: Stream) -> Page:
     try:
-        return decode_page(body)
+        return decode_page(body, stream)
     except UndecodablePage as error:
         raise MalformedReply(f"The exchange answered 200, but {error}.") from error
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -30,6 +31,13 @@ LATEST_MS = 253_402_300_799_999
 Amount = Annotated[str, Meta(pattern=NUMERIC, max_length=200)]
 Identifier = Annotated[int, Meta(ge=0, le=BIGINT_MAX)]
 Milliseconds = Annotated[int, Meta(ge=0, le=LATEST_MS)]
+
+
+class Stream(StrEnum):
+    """The exchange's two lists of a user's fills."""
+
+    FILLS = "fills"  # userFillsByTime
+    SLICES = "slices"  # userTwapSliceFillsByTime: what TWAP orders of the user executed; not in the other
 
 
 class Key(NamedTuple):
@@ -124,33 +132,48 @@ class UndecodablePage(ValueError):
     """The body is not a JSON array of objects."""
 
 
+class _Slice(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False):
+    """A row of `Stream.SLICES`."""
+
+    fill: Fill
+    twap_id: Identifier | None
+
+
 _decode_fills = msgspec.json.Decoder(list[Fill]).decode
+_decode_slices = msgspec.json.Decoder(list[_Slice]).decode
 _decode_fill = msgspec.json.Decoder(Fill).decode
 _split_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
-def decode_page(body: bytes) -> Page:
-    """Decode the answer of `userFillsByTime` (an array of fills, oldest first).
+def decode_page(body: bytes, stream: Stream = Stream.FILLS) -> Page:
+    """Decode an answer: an array of fills, or of `{fill, twapId}`, oldest first.
 
     Raises: UndecodablePage when the body as a whole is not such an array.
     """
     rejected: list[Rejected] = []
-    rows = _decode_at_once(body)
+    rows = _decode_at_once(body, stream)
     if rows is None:
-        rows = _decode_row_by_row(body, rejected)
+        rows = _decode_row_by_row(body, rejected, stream)
     served = len(rows) + len(rejected)
     return Page(_settle(rows, rejected), rejected=tuple(rejected), rows=served, body_bytes=len(body))
 
 
-def _decode_at_once(body: bytes) -> list[Fill] | None:
+def _decode_at_once(body: bytes, stream: Stream) -> list[Fill] | None:
     if _may_surprise(body):
         return None
     try:
-        return _decode_fills(body)
+        if stream is Stream.FILLS:
+            return _decode_fills(body)
+        return [_unwrapped(one) for one in _decode_slices(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _unwrapped(one: _Slice) -> Fill:
+    one.fill.twap_id = one.twap_id
+    return one.fill
 
 
 def _may_surprise(body: bytes) -> bool:
@@ -158,13 +181,14 @@ def _may_surprise(body: bytes) -> bool:
     return b"\\" in body or b'"#seq"' in body or b'"#extra"' in body
 
 
-def _decode_row_by_row(body: bytes, rejected: list[Rejected]) -> list[Fill]:
+def _decode_row_by_row(body: bytes, rejected: list[Rejected], stream: Stream) -> list[Fill]:
     fills: list[Fill] = []
     for raw, row in _split(body):
         try:
-            fill = _decode_ordinary(raw)
+            fill = _decode_ordinary(raw) if stream is Stream.FILLS else None
             if fill is None:
                 row = _parse(raw) if row is None else row
+                row = row if stream is Stream.FILLS else _flat_slice(row)
                 fill = _fill_from(row)
             fills.append(fill)
         except (ValueError, TypeError, RecursionError) as error:
@@ -192,6 +216,14 @@ def _parse_leniently(body: bytes) -> list[Any]:
 
 def _parse(text: str | bytes) -> Any:
     return json.loads(text, parse_float=_number, parse_int=_number, parse_constant=str)
+
+
+def _flat_slice(row: Any) -> Any:
+    """The row of a slice as that of a fill; keys beside it that we do not know are kept with those inside."""
+    if not isinstance(row, dict) or not isinstance(row.get("fill"), dict):
+        raise ValueError("the row is no object with a fill in it")
+    beside = {name: value for name, value in row.items() if name != "fill"}
+    return {**row["fill"], **beside}
 
 
 def _decode_ordinary(raw: str) -> Fill | None:
