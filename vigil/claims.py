@@ -28,7 +28,7 @@ from functools import partial
 from vigil.address import shard_of, shard_range
 from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost
-from vigil.fills import Key
+from vigil.fills import Key, Stream
 from vigil.settings import Settings
 
 ENROLL_TIMEOUT_SECONDS = 3600.0
@@ -42,6 +42,9 @@ GRACE_SECONDS = 3.0
 
 HEARTBEAT_SECONDS = 1.0
 """Between two looks at one's own session; the lease is renewed three times in its length."""
+
+MAIN_SOURCE = "hyperliquid"
+"""The exchange itself."""
 
 NO_LIMIT = 2**31 - 1
 """Of failed tries: more than any user has."""
@@ -76,19 +79,21 @@ EVERYBODY = Shard()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A user to read from `cursor_ms` to `end_ms` (exclusive); `held` are the keys stored at the cursor."""
+    """A list of a user's to read from `cursor_ms` to `end_ms` (exclusive); `held` are the keys stored at the cursor."""
 
     user: str
     cursor_ms: int
     end_ms: int
     held: tuple[Key, ...] = ()
+    stream: Stream = Stream.FILLS
 
 
 class Claims:
     """One worker's identity, lease and claims.
 
     `users` None means everybody known; `limit` is how many users this run may take; `retry` takes
-    failed users however often they have failed.
+    failed users however often they have failed; `slices` reads everybody's TWAP slices, not only
+    those that are wanted; `source` is where the fills come from.
     """
 
     def __init__(
@@ -102,8 +107,12 @@ class Claims:
         users: Sequence[str] | None = None,
         limit: int | None = None,
         retry: bool = False,
+        slices: bool = False,
+        source: str = MAIN_SOURCE,
     ) -> None:
         self.worker_id = worker_id
+        self._slices = slices
+        self._source = source
         self._link = link
         self._lane = settings.lane
         self._lease_seconds = settings.lease_seconds
@@ -137,11 +146,15 @@ class Claims:
                 await connection.execute(sql("enroll_from_fills"))
                 await connection.execute(sql("reopen"), *window, *self._shard.range)
                 await connection.execute(sql("retry_failed"), *self._shard.range, self._attempts)
+                if self._slices:
+                    await connection.execute(sql("want_slices"), *self._shard.range)
                 return
             for users in _split(self._mine):
                 await connection.execute(sql("enroll_listed"), users)
                 await connection.execute(sql("reopen_listed"), *window, users)
                 await connection.execute(sql("retry_listed"), users, self._attempts)
+                if self._slices:
+                    await connection.execute(sql("want_slices_listed"), users)
 
         await self._link.run(enroll, timeout=ENROLL_TIMEOUT_SECONDS)
 
@@ -188,7 +201,7 @@ class Claims:
                 tried: list[str] = []  # users whose claim may have been committed although we never heard so
                 claim = await self._link.run(partial(self._claim, tried))
                 if claim is not None:
-                    if self._left is not None:
+                    if self._left is not None and claim.stream is Stream.FILLS:
                         self._left -= 1
                     return claim
                 if not await self._others_are_busy():
@@ -248,20 +261,26 @@ class Claims:
             if user is None:
                 return None
             tried.append(user)
-            row = await connection.fetchrow(sql("claim"), user, self.worker_id, window.start_ms, window.end_ms)
+            row = await connection.fetchrow(
+                sql("claim"), user, self.worker_id, window.start_ms, window.end_ms, self._source, self._slices
+            )
             assert row is not None  # noqa: S101  it is locked by this transaction
-            resume_ms: int = row["resume_ms"]
+            stream = Stream.FILLS if row["reads_fills"] else Stream.SLICES
+            from_ms: int = row[f"{stream}_from_ms"]
             held: list[Key] = []
-            if row["holds"]:
-                records = await connection.fetch(sql("held_keys"), user, resume_ms)
-                held = [Key(resume_ms, r["coin"], r["oid"], r["tid"], r["side"]) for r in records]
-        return Claim(user, resume_ms, window.end_ms, tuple(held))
+            if row[f"holds_{stream}"]:
+                records = await connection.fetch(sql("held_keys"), user, from_ms, stream is Stream.SLICES)
+                held = [Key(from_ms, r["coin"], r["oid"], r["tid"], r["side"]) for r in records]
+        return Claim(user, from_ms, row[f"{stream}_end_ms"], tuple(held), stream)
 
     async def _pick(self, connection: Connection) -> str | None:
-        """The next user of the shard behind the last one, and from its beginning when none is left there."""
-        window, end = self._window, self._shard.range[1]
+        """The most urgent user; else the next one of the shard behind the last, round to where it begins."""
+        window, end = (self._window.start_ms, self._window.end_ms), self._shard.range[1]
+        urgent: str | None = await connection.fetchval(sql("pick_urgent"), *window, *self._shard.range, self._source)
+        if urgent is not None:
+            return urgent
         for place in dict.fromkeys((self._place, self._start)):
-            row = await connection.fetchrow(sql("pick_pending"), window.start_ms, window.end_ms, *place, end)
+            row = await connection.fetchrow(sql("pick_pending"), *window, *place, end, self._source)
             if row is not None:
                 self._place = (row["shard"], row["user_address"])
                 return self._place[1]
@@ -271,7 +290,7 @@ class Claims:
         while self._lists:
             window = self._window
             user: str | None = await connection.fetchval(
-                sql("pick_listed"), window.start_ms, window.end_ms, self._lists[0]
+                sql("pick_listed"), window.start_ms, window.end_ms, self._lists[0], self._source
             )
             if user is not None:
                 return user
@@ -289,11 +308,15 @@ class Claims:
         async def ask(connection: Connection) -> bool:
             if self._mine is None:
                 await connection.execute(sql("reopen"), *window, *self._shard.range)
-                return bool(await connection.fetchval(sql("others_users"), self.worker_id, *self._shard.range, *window))
+                return bool(
+                    await connection.fetchval(
+                        sql("others_users"), self.worker_id, *self._shard.range, *window, self._source
+                    )
+                )
             busy = []
             for users in _split(self._mine):
                 await connection.execute(sql("reopen_listed"), *window, users)
-                if await connection.fetchval(sql("others_listed"), self.worker_id, users, *window):
+                if await connection.fetchval(sql("others_listed"), self.worker_id, users, *window, self._source):
                     busy.append(users)
             self._lists = deque(busy)
             return bool(busy)

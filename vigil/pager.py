@@ -31,7 +31,7 @@ async def read_user(claim: Claim, fetch_page: FetchPage, put: Put, faults: Count
     """
     walk = Walk(claim.cursor_ms, claim.end_ms, held=claim.held)
     if walk.done:
-        await put(Chunk(claim.user, claim.cursor_ms, done=True))
+        await put(Chunk(claim.user, claim.cursor_ms, done=True, stream=claim.stream))
     while not walk.done:
         try:
             page, step = await advance(walk, claim.user, fetch_page, faults)
@@ -50,6 +50,7 @@ async def read_user(claim: Claim, fetch_page: FetchPage, put: Put, faults: Count
                 gaps=step.gaps,
                 rejected=page.rejected,
                 body_bytes=page.body_bytes,
+                stream=claim.stream,
             )
         )
     return None

@@ -19,6 +19,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from vigil.api import HyperliquidAPI
@@ -27,6 +28,8 @@ from vigil.claims import EVERYBODY, Claims, Shard, Window, hold_worker_lock, new
 from vigil.cursor import PAGE_ROWS
 from vigil.db import Link, session
 from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, StoreError, VigilError
+from vigil.fills import Stream
+from vigil.judge import Judge
 from vigil.lanes import Lane
 from vigil.migrate import Migration, migrate
 from vigil.pager import read_user
@@ -38,6 +41,14 @@ log = logging.getLogger(__name__)
 
 FAULTS_SECONDS = 5.0
 """Between two times that the exchange's faults are stored: so many a `kill -9` can leave uncounted."""
+
+
+class Twap(StrEnum):
+    """Whose TWAP slices to read: they are not among a user's fills."""
+
+    AUTO = "auto"  # of those whose position chain they might mend
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 @dataclass
@@ -69,7 +80,7 @@ class Tally:
     def count(self, chunks: Sequence[Chunk], committed: Committed) -> None:
         """Add a committed batch."""
         self.batches += 1
-        self.users_done += sum(chunk.done for chunk in chunks)
+        self.users_done += sum(chunk.done and chunk.stream is Stream.FILLS for chunk in chunks)
         self.users_failed += sum(chunk.error is not None for chunk in chunks)
         self.gaps += sum(len(chunk.gaps) for chunk in chunks)
         for name in ("received", "inserted", "updated", "already_there", "refused", "rejected"):
@@ -109,6 +120,7 @@ class Run:
         shard: Shard = EVERYBODY,
         limit: int | None = None,
         retry: bool = False,
+        twap: Twap = Twap.AUTO,
         display: Callable[[Tally], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.tally = Tally()
@@ -124,9 +136,23 @@ class Run:
         self._store = Store(self._writing, worker_id, lease_seconds=settings.lease_seconds)
         self._counting = Link(dsn, settings)
         self._claims = Claims(
-            self._control, settings, worker_id, window, shard=shard, users=users, limit=limit, retry=retry
+            self._control,
+            settings,
+            worker_id,
+            window,
+            shard=shard,
+            users=users,
+            limit=limit,
+            retry=retry,
+            slices=twap is Twap.ALWAYS,
         )
+        self._judging = Link(dsn, settings, server_settings=name)
+        self._judge = Judge(self._judging, shard.range, users=users, ask_for_slices=twap is Twap.AUTO)
         self._api = HyperliquidAPI(settings)
+        self._pages = {
+            Stream.FILLS: self._api.get_user_fills_by_time,
+            Stream.SLICES: self._api.get_user_twap_slice_fills_by_time,
+        }
         self._lane = Lane(self._control, settings, worker_id, self._api.limiter)
         self._blame = Blame(max(SILENT_USERS, 2 * settings.concurrency), settings.outage_patience_seconds)
         self._fetching: asyncio.Task[None] | None = None
@@ -148,6 +174,7 @@ class Run:
             stack.push_async_callback(self._writing.close)
             stack.push_async_callback(self._control.close)
             stack.push_async_callback(self._counting.close)
+            stack.push_async_callback(self._judging.close)
             await stack.enter_async_context(self._api)
             self._api.limiter.resize(0)  # until the lane has agreed on a share
             await self._claims.enroll()
@@ -178,6 +205,7 @@ class Run:
                 group.create_task(self._lane.keep()),
                 group.create_task(self._count_users()),
                 group.create_task(self._save_faults()),
+                group.create_task(self._judge.keep()),
             ]
             if self._display is not None:
                 background.append(group.create_task(self._display(self.tally)))
@@ -190,6 +218,8 @@ class Run:
             self._refresh()
             for task in background:
                 task.cancel()
+        if self.tally.signal is None:
+            await self._judge.judge_all()
 
     async def _fetch(self) -> None:
         """Page users until none is left; an exchange that answers nobody ends it, with the queue still to drain."""
@@ -204,8 +234,8 @@ class Run:
     async def _page_users(self) -> None:
         now = asyncio.get_running_loop().time
         while (claim := await self._claims.next()) is not None:
-            self.tally.users_claimed += 1
-            error = await read_user(claim, self._api.get_user_fills_by_time, self._put, self._api.faults)
+            self.tally.users_claimed += claim.stream is Stream.FILLS
+            error = await read_user(claim, self._pages[claim.stream], self._put, self._api.faults)
             await self._put_all(self._blame.hear(claim.user, error, now()))
 
     async def _put_all(self, chunks: Sequence[Chunk]) -> None:

@@ -55,21 +55,25 @@ class Comparison:
 async def compare(dsn: str, truth_url: str, window: Window) -> Comparison:
     """Compare the table in the window with the simulator at `truth_url`, user by user.
 
-    A row that differs in a column counts as one missing and one extra.
+    A row that differs in a column counts as one missing and one extra. TWAP slices are expected of
+    those users whose slices were read.
     """
     found = Comparison()
     async with session(dsn) as connection, open_truth(truth_url) as truth:
-        strangers = {row["user_address"] for row in await connection.fetch(sql("list_users"), None)}
+        known = {row["user_address"]: row["slices_cursor_ms"] for row in await connection.fetch(sql("list_users"), None)}
         async for address in truth.addresses():
-            strangers.discard(address)
-            await _compare_user(connection, truth, address, window, found)
-        for address in sorted(strangers):
-            await _compare_user(connection, truth, address, window, found)
+            slices = known.pop(address, None) is not None
+            await _compare_user(connection, truth, address, window, slices, found)
+        for address, cursor_ms in known.items():
+            await _compare_user(connection, truth, address, window, cursor_ms is not None, found)
     return found
 
 
-async def _compare_user(connection: Connection, truth: Truth, address: str, window: Window, found: Comparison) -> None:
-    expected = Counter(_from_json(row) for row in await truth.rows(address, window.start_ms, window.end_ms - 1))
+async def _compare_user(
+    connection: Connection, truth: Truth, address: str, window: Window, slices: bool, found: Comparison
+) -> None:
+    rows = await truth.rows(address, window.start_ms, window.end_ms - 1, slices=slices)
+    expected = Counter(_from_json(row) for row in rows)
     records = await connection.fetch(sql("user_fills"), address, window.start_ms, window.end_ms)
     actual = Counter(_from_table(dict(record)) for record in records)
     found.users += 1

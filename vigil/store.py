@@ -19,6 +19,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import asyncpg
 
@@ -26,7 +27,7 @@ from vigil.claims import claim_lost
 from vigil.cursor import Gap
 from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost, SchemaMismatch, StoreError
-from vigil.fills import COPY_COLUMNS, Fill, Rejected, copy_line
+from vigil.fills import COPY_COLUMNS, Fill, Rejected, Stream, copy_line
 
 _ROW_REFUSED = (
     asyncpg.DataError,  # 22
@@ -56,6 +57,8 @@ class Chunk:
     body_bytes: int = 0
     error: str | None = None
     released: bool = False
+    stream: Stream = Stream.FILLS
+    lifetime_volume: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,8 @@ class Store:
             [newest.get(user) for user in users],
             [last[user].error for user in users],
             [last[user].released for user in users],
+            [last[user].stream is Stream.SLICES for user in users],
+            [None if (volume := last[user].lifetime_volume) is None else Decimal(volume) for user in users],
         )
         if status != f"UPDATE {len(users)}":
             raise ClaimLost(

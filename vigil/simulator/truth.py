@@ -35,11 +35,14 @@ class Truth:
         for address in dict.fromkeys(found["recordings"].values()):
             yield address
 
-    async def rows(self, address: str, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
-        """The fills in [start_ms, end_ms], both inclusive, that can be reached now; fractions as Decimal."""
+    async def rows(self, address: str, start_ms: int, end_ms: int, *, slices: bool = False) -> list[dict[str, Any]]:
+        """The fills in [start_ms, end_ms], both inclusive, that can be reached now; fractions as Decimal.
+
+        With `slices` those of TWAP orders too, as rows that have their `twapId`.
+        """
         found = await self._get(f"/truth/{address}?start={start_ms}&end={end_ms}")
         rows: list[dict[str, Any]] = found["rows"]
-        return rows
+        return rows + [row["fill"] | {"twapId": row["twapId"]} for row in found["twap_slices"] if slices]
 
     async def _get(self, path: str) -> Any:
         try:

@@ -1,4 +1,4 @@
 -- The same among the users $3.
 SELECT count(*) FROM backfill_progress
 WHERE state = 'pending' AND user_address = ANY ($3::text[])
-    AND (cursor_ms IS NULL OR cursor_ms < $2 OR window_start_ms > $1);
+    AND backfill_unread(cursor_ms, window_start_ms, slices_wanted, slices_cursor_ms, $1, $2);

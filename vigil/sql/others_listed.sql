@@ -1,10 +1,16 @@
--- The same of the users $2: in other hands than worker $1's, or still to be read in [$3, $4).
+-- The same of the users $2: in other hands than worker $1's, still to be read in [$3, $4) from source $5, or unjudged.
 SELECT EXISTS (
     SELECT FROM backfill_progress
     WHERE user_address = ANY ($2::text[])
         AND (
             claimed_by <> $1
-            OR (state = 'pending' AND cursor_ms IS NULL)
-            OR (state IN ('pending', 'completed') AND (cursor_ms < $4 OR window_start_ms > $3))
+            OR (
+                state = 'pending' AND (until_ms IS NULL OR source = $5)
+                AND backfill_unread(cursor_ms, window_start_ms, slices_wanted, slices_cursor_ms, $3, $4)
+            )
+            OR (
+                state = 'completed' AND window_end_ms IS NOT NULL
+                AND (judged_at IS NULL OR cursor_ms < $4 OR window_start_ms > $3)
+            )
         )
 );

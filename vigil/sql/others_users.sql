@@ -1,5 +1,6 @@
--- Whether users of the shards [$2, $3) are in other hands than worker $1's, or still to be read in [$4, $5):
--- locked by somebody for the moment, or just completed by another run for a narrower window. Each question has its index.
+-- Whether users of the shards [$2, $3) are in other hands than worker $1's, or still to be read in [$4, $5) from source
+-- $6: locked by somebody for the moment, or just completed by another run for a narrower window; or completed without
+-- a verdict yet, which may ask for more. Each question has its index.
 SELECT
     EXISTS (
         SELECT FROM backfill_progress WHERE claimed_by IS NOT NULL AND claimed_by <> $1 AND shard >= $2 AND shard < $3
@@ -7,9 +8,14 @@ SELECT
     OR EXISTS (
         SELECT FROM backfill_progress
         WHERE state = 'pending' AND shard >= $2 AND shard < $3
-            AND (cursor_ms IS NULL OR cursor_ms < $5 OR window_start_ms > $4)
+            AND (until_ms IS NULL OR source = $6)
+            AND backfill_unread(cursor_ms, window_start_ms, slices_wanted, slices_cursor_ms, $4, $5)
     )
     OR EXISTS (SELECT FROM backfill_progress WHERE state = 'completed' AND cursor_ms < $5 AND shard >= $2 AND shard < $3)
     OR EXISTS (
         SELECT FROM backfill_progress WHERE state = 'completed' AND window_start_ms > $4 AND shard >= $2 AND shard < $3
+    )
+    OR EXISTS (
+        SELECT FROM backfill_progress
+        WHERE state = 'completed' AND judged_at IS NULL AND window_end_ms IS NOT NULL AND shard >= $2 AND shard < $3
     );

@@ -1,7 +1,8 @@
--- The same among the users $3, in any order.
+-- The most urgent one among the users $3 that is nobody's and has something to read in [$1, $2) from source $4.
 SELECT user_address FROM backfill_progress
 WHERE state = 'pending' AND user_address = ANY ($3::text[])
-    AND (cursor_ms IS NULL OR cursor_ms < $2 OR window_start_ms > $1)
-ORDER BY user_address
+    AND (until_ms IS NULL OR source = $4)
+    AND backfill_unread(cursor_ms, window_start_ms, slices_wanted, slices_cursor_ms, $1, $2)
+ORDER BY urgency DESC, user_address
 LIMIT 1
 FOR UPDATE SKIP LOCKED;

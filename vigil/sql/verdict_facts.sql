@@ -8,6 +8,8 @@ SELECT
     (extract(epoch FROM p.completed_at) * 1000)::bigint AS completed_ms,
     coalesce(later.rows, 0) AS rows_after_window,
     coalesce(rejected.rows, 0) AS rejected_rows,
+    coalesce(p.slices_cursor_ms >= p.window_end_ms, false) AS slices_read,
+    p.lifetime_volume,
     coalesce(gaps.from_ms, '{}') AS gaps_from_ms,
     coalesce(gaps.to_ms, '{}') AS gaps_to_ms,
     coalesce(gaps.kind, '{}') AS gaps_kind
