@@ -19,11 +19,13 @@ import math
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from decimal import Decimal
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
+import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from vigil.address import normalize_address
@@ -44,6 +46,7 @@ from vigil.owners import Owners
 from vigil.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PERMANENT = frozenset({400, 401, 404, 405, 406, 410, 413, 414, 415, 422})
 """Statuses that answer this very request (422 PROVEN for a body it can't read); all others may pass."""
@@ -119,14 +122,14 @@ class HyperliquidAPI:
         The page is a list of `Fill`; rows that could not be understood are in its `rejected`.
         Raises: UsageError for a bad address or window, ExchangeError when the exchange gives no answer.
         """
-        return await self._ask(Stream.FILLS, user, start_time, end_time)
+        return await self._ask_page(Stream.FILLS, user, start_time, end_time)
 
     async def get_user_twap_slice_fills_by_time(self, user: str, start_time: int, end_time: int | None = None) -> Page:
         """The same of what the user's TWAP orders executed, which is not among the other fills; `twap_id` is set.
 
         Same order, caps and weights (DOC). Raises: as `get_user_fills_by_time`.
         """
-        return await self._ask(Stream.SLICES, user, start_time, end_time)
+        return await self._ask_page(Stream.SLICES, user, start_time, end_time)
 
     async def iter_user_fills(self, user: str, start_time: int, end_time: int) -> AsyncIterator[Page]:
         """All fills of `user` in [start_time, end_time], ms, both inclusive, page by page, oldest first.
@@ -143,7 +146,16 @@ class HyperliquidAPI:
             if step.fills or page.rejected:
                 yield Page(step.fills, rejected=page.rejected, rows=page.rows, body_bytes=page.body_bytes)
 
-    async def _ask(self, stream: Stream, user: str, start_time: int, end_time: int | None) -> Page:
+    async def get_lifetime_volume(self, user: str) -> Decimal | None:
+        """`cumVlm` of `userRateLimit`: the notional that the exchange counts for `user`; None if it tells none.
+
+        20 weight (DOC: as every info request without a price of its own). What exactly it counts is unproven.
+        Raises: UsageError for a bad address, ExchangeError.
+        """
+        request = {"type": "userRateLimit", "user": normalize_address(user)}
+        return await self._ask(request, _read_volume, lambda _: BASE_WEIGHT)
+
+    async def _ask_page(self, stream: Stream, user: str, start_time: int, end_time: int | None) -> Page:
         request: dict[str, Any] = {
             "type": _REQUEST_TYPE[stream],
             "user": _checked(user, start_time, end_time),
@@ -153,46 +165,65 @@ class HyperliquidAPI:
             request["aggregateByTime"] = False  # true merges rows: 13,907 became 9,029 (PROVEN)
         if end_time is not None:
             request["endTime"] = end_time
+
+        def read(body: bytes) -> Page:
+            page = _read_page(body, stream)
+            self._check_owner(request["user"], page)
+            return page
+
+        page = await self._ask(request, read, lambda page: page_weight(page.rows))
+        self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
+        self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
+        return page
+
+    async def _ask(self, request: dict[str, Any], read: Callable[[bytes], T], weigh: Callable[[T], int]) -> T:
+        """The answer that `read` makes of the body; `weigh` tells what it cost.
+
+        `read` raises MalformedReply for what is no answer: it is then asked for again.
+        """
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((ExchangeUnavailable, MalformedReply)),
             stop=stop_after_attempt(self.settings.request_tries),
             wait=wait_random_exponential(multiplier=0.5, max=self.settings.retry_max_seconds),
             reraise=True,
         )
-        return await retrying(self._ask_through_gate, stream, request)
+        return await retrying(self._ask_through_gate, request, read, weigh)
 
-    async def _ask_through_gate(self, stream: Stream, request: dict[str, Any]) -> Page:
+    async def _ask_through_gate(
+        self, request: dict[str, Any], read: Callable[[bytes], T], weigh: Callable[[T], int]
+    ) -> T:
         while True:
             async with self.limiter.request() as ticket:
                 try:
-                    return await self._ask_once(stream, request, ticket)
+                    answer = read(await self._ask_once(request, ticket))
+                    ticket.weight = weigh(answer)
+                except MalformedReply as error:
+                    self.faults[error.fault] += 1
+                    raise
                 except (ExchangeThrottled, ExchangeUnreachable) as error:
                     pause = self.limiter.pause(ticket, getattr(error, "retry_after", None))
                     self._check_patience(error, pause)
                     log.debug("paused: %s", error)
+                else:
+                    ticket.answered = True
+                    self._answered_once, self._silent_since = True, None
+                    return answer
 
-    async def _ask_once(self, stream: Stream, request: dict[str, Any], ticket: Ticket) -> Page:
+    async def _ask_once(self, request: dict[str, Any], ticket: Ticket) -> bytes:
         self.requests += 1
         if self._silent_since is None:
             self._silent_since = _now()
         try:
-            page = _decoded(await self._post(request, ticket), stream)
-            ticket.weight = page_weight(page.rows)
-            self._check_owner(request["user"], page)
+            return await self._post(request, ticket)
         except ExchangeError as error:
             self.faults[error.fault] += 1
             if isinstance(error, ExchangeThrottled):
                 ticket.weight = BASE_WEIGHT
             elif isinstance(error, ExchangeUnreachable):
                 ticket.weight = 0
-            elif not isinstance(error, MalformedReply):
+            else:
                 self._silent_since = None  # no silence: and `request_tries` bounds these
             raise
-        ticket.answered = True
-        self._answered_once, self._silent_since = True, None
-        self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
-        self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
-        return page
 
     def _check_owner(self, user: str, page: Page) -> None:
         """Raises: MalformedReply when the page was meant for somebody else, as far as that can be told."""
@@ -252,7 +283,15 @@ def _checked(user: str, start_time: int, end_time: int | None) -> str:
     return normalize_address(user)
 
 
-def _decoded(body: bytes, stream: Stream) -> Page:
+def _read_volume(body: bytes) -> Decimal | None:
+    try:
+        told = msgspec.json.decode(body, type=dict[str, Any]).get("cumVlm")
+        return None if told is None else Decimal(str(told))
+    except (msgspec.DecodeError, RecursionError, ArithmeticError) as error:
+        raise MalformedReply("The exchange answered 200, but tells no volume.") from error
+
+
+def _read_page(body: bytes, stream: Stream) -> Page:
     try:
         return decode_page(body, stream)
     except UndecodablePage as error:

@@ -122,6 +122,7 @@ class Claims:
         self._mine = None if users is None else [u for u in users if shard_of(u, shard.total) == shard.index]
         self._lists: deque[list[str]] = deque(_split(self._mine) if self._mine is not None else ())
         self._left = limit
+        self._nothing_left = False
         self._turn = asyncio.Lock()
         self._place = self._start = (shard.range[0], "")  # shard and address of the last claim
 
@@ -197,7 +198,7 @@ class Claims:
         Waits while the only users left are in other workers' hands: they may die yet.
         """
         async with self._turn:
-            while self._left is None or self._left > 0:
+            while not self._nothing_left and (self._left is None or self._left > 0):
                 tried: list[str] = []  # users whose claim may have been committed although we never heard so
                 claim = await self._link.run(partial(self._claim, tried))
                 if claim is not None:
@@ -208,8 +209,14 @@ class Claims:
                     break
                 await asyncio.sleep(POLL_SECONDS)
                 await self._bury_the_dead()
-            self._left = 0
+            self._nothing_left = True
             return None
+
+    async def look_again(self) -> bool:
+        """Whether there is something to claim after all, once everything claimed so far is committed and judged."""
+        async with self._turn:
+            self._nothing_left = self._left == 0 or not await self._others_are_busy()
+            return not self._nothing_left
 
     async def keep_lease(self) -> None:
         """Renew the lease until cancelled. Raises: ClaimLost when another worker took over."""

@@ -218,16 +218,19 @@ class Run:
             self._refresh()
             for task in background:
                 task.cancel()
-        if self.tally.signal is None:
-            await self._judge.judge_all()
 
     async def _fetch(self) -> None:
         """Page users until none is left; an exchange that answers nobody ends it, with the queue still to drain."""
         try:
-            async with asyncio.TaskGroup() as pagers:
-                for _ in range(self._settings.concurrency):
-                    pagers.create_task(self._page_users())
-            await self._put_all(self._blame.rest())
+            while True:
+                async with asyncio.TaskGroup() as pagers:
+                    for _ in range(self._settings.concurrency):
+                        pagers.create_task(self._page_users())
+                await self._put_all(self._blame.rest())
+                await self._queue.join()
+                await self._judge.judge_all()  # which may ask for more of some
+                if not await self._claims.look_again():
+                    break
         except* VigilError as group:
             self._stopped_by = _first_cause(group)
 

@@ -60,7 +60,9 @@ async def compare(dsn: str, truth_url: str, window: Window) -> Comparison:
     """
     found = Comparison()
     async with session(dsn) as connection, open_truth(truth_url) as truth:
-        known = {row["user_address"]: row["slices_cursor_ms"] for row in await connection.fetch(sql("list_users"), None)}
+        known = {
+            row["user_address"]: row["slices_cursor_ms"] for row in await connection.fetch(sql("list_users"), None)
+        }
         async for address in truth.addresses():
             slices = known.pop(address, None) is not None
             await _compare_user(connection, truth, address, window, slices, found)
@@ -72,8 +74,8 @@ async def compare(dsn: str, truth_url: str, window: Window) -> Comparison:
 async def _compare_user(
     connection: Connection, truth: Truth, address: str, window: Window, slices: bool, found: Comparison
 ) -> None:
-    rows = await truth.rows(address, window.start_ms, window.end_ms - 1, slices=slices)
-    expected = Counter(_from_json(row) for row in rows)
+    served = await truth.rows(address, window.start_ms, window.end_ms - 1, slices=slices)
+    expected = Counter(_from_json(row) for row in served)
     records = await connection.fetch(sql("user_fills"), address, window.start_ms, window.end_ms)
     actual = Counter(_from_table(dict(record)) for record in records)
     found.users += 1

@@ -1,0 +1,54 @@
+"""The commands: they read flags, open what a command needs, print what comes back, map errors to exit codes.
+
+Nothing is decided here that a library user would miss. Data goes to stdout, talk to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from vigil.cli import known, rehearse, run  # noqa: F401  each adds its commands to the app
+from vigil.cli.common import app
+from vigil.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, VigilError
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    if show_version:
+        print(version("vigil-backfill"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: `VigilError`s become one sentence, a hint and an exit code."""
+    debug = "--debug" in sys.argv
+    if debug:  # accepted anywhere on the line
+        sys.argv[1:] = ["--debug", *(word for word in sys.argv[1:] if word != "--debug")]
+    try:
+        app()
+    except VigilError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(error.hint, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `vigil-backfill users list | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_DONE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_SIGINT)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: a bug of vigil: {type(error).__name__}: {error}", file=sys.stderr)
+        print("Nothing committed is lost. --debug shows the traceback; please report it.", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)

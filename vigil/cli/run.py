@@ -1,0 +1,135 @@
+"""`run` and `retry`: the backfill itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from vigil.claims import Shard, Window
+from vigil.cli.common import (
+    ConcurrencyOption,
+    EndOption,
+    LaneOption,
+    LimitOption,
+    StartOption,
+    UserOption,
+    UsersFileOption,
+    app,
+    parse_window,
+    prepared,
+    read_users,
+    run_async,
+    show_day,
+)
+from vigil.db import session
+from vigil.display import describe, progress_display
+from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
+from vigil.pipeline import Run, Tally
+from vigil.report import FailedUser, failed_users
+from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
+
+
+@app.command()
+def run(
+    concurrency: ConcurrencyOption = None,
+    limit: LimitOption = None,
+    user: UserOption = None,
+    users_file: UsersFileOption = None,
+    start: StartOption = DEFAULT_START,
+    end: EndOption = DEFAULT_END,
+    worker_id: Annotated[int, typer.Option(min=0, help="This worker's number, 0 to total - 1.")] = 0,
+    total_workers: Annotated[int, typer.Option(min=1, help="Workers that share the users by hash.")] = 1,
+    lane: LaneOption = None,
+) -> None:
+    """Fetch the fills of all known users, or of those named; goes on where the last run stopped.
+
+    Known users: those of `backfill_progress` not yet completed, and every user found in `fills`.
+
+    Examples: `vigil-backfill run --concurrency 8` · `run --limit 5` · `run --user 0x… --end 2025-01-01` ·
+    `run --worker-id 0 --total-workers 4`
+    """
+    settings = load_settings(concurrency=concurrency, lane=lane)
+    users = read_users(user, users_file)
+    window = parse_window(settings, start, end)
+    if worker_id >= total_workers:
+        raise UsageError(f"--worker-id {worker_id} is not one of 0 to {total_workers - 1} (--total-workers).")
+    with prepared(settings) as (dsn, console):
+        code = _backfill(
+            settings, dsn, console, window, users=users, shard=Shard(worker_id, total_workers), limit=limit
+        )
+    raise typer.Exit(code)
+
+
+@app.command()
+def retry(
+    concurrency: ConcurrencyOption = None,
+    limit: LimitOption = None,
+    user: UserOption = None,
+    users_file: UsersFileOption = None,
+    start: Annotated[str | None, typer.Option(help="As of `run`.  [default: as they were to be read]")] = None,
+    end: Annotated[str | None, typer.Option(help="As of `run`.  [default: as they were to be read]")] = None,
+    lane: LaneOption = None,
+) -> None:
+    """Try failed users again, all or those named, however often they have failed.
+
+    A user that fails VIGIL_USER_ATTEMPTS times is parked: `run` passes over it, `status` tells why it failed.
+    """
+    settings = load_settings(concurrency=concurrency, lane=lane)
+    named = read_users(user, users_file)
+    with prepared(settings) as (dsn, console):
+        failed = [one for one in run_async(_read_failed(dsn)) if named is None or one.user in set(named)]
+        if not failed:
+            console.print("no user has failed: nothing to try again", highlight=False)
+            raise typer.Exit(EXIT_DONE)
+        window = parse_window(
+            settings,
+            start or str(min(one.start_ms for one in failed)),
+            end or str(max(one.end_ms for one in failed)),
+        )
+        users = [one.user for one in failed]
+        code = _backfill(settings, dsn, console, window, users=users, limit=limit, retry=True)
+    raise typer.Exit(code)
+
+
+def _backfill(settings: Settings, dsn: str, console: Console, window: Window, **what: Any) -> int:
+    """One `Run` over `what`, shown on the console; returns the exit code."""
+    with progress_display(console, settings.progress_seconds) as display:
+        job = Run(settings, dsn, window, display=display, **what)
+        console.print(
+            f"reading [{show_day(window.start_ms)}, {show_day(window.end_ms)}) from {settings.shown_api_url}, "
+            f"{settings.concurrency} users at a time, at most {job.rows_in_memory:,} rows in memory",
+            highlight=False,
+            soft_wrap=True,
+        )
+        try:
+            tally = run_async(job.execute())
+        except asyncio.CancelledError:  # the second signal
+            tally = job.tally
+        except VigilError:
+            _summarize(console, job.tally)
+            raise
+        _summarize(console, tally)
+    return tally.exit_code
+
+
+async def _read_failed(dsn: str) -> list[FailedUser]:
+    async with session(dsn) as connection:
+        return await failed_users(connection)
+
+
+def _summarize(console: Console, tally: Tally) -> None:
+    done = f"{tally.users_done:,} users completed, {describe(tally)}, {tally.already_there:,} fills already there"
+    console.print(done, highlight=False, soft_wrap=True)
+    if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
+        console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
+    elif tally.users_claimed == 0:
+        nothing = "nothing to read: each user known or named is complete for this window (`users add` makes more known)"
+        console.print(nothing, highlight=False, soft_wrap=True)
+    if tally.users_left_failed:
+        failed = (
+            f"{tally.users_left_failed:,} users failed: `vigil-backfill status` tells why, `retry` tries them again"
+        )
+        console.print(failed, highlight=False, soft_wrap=True)
