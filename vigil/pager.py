@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 
 from vigil.api import FetchPage, advance
 from vigil.claims import Claim
@@ -23,7 +24,14 @@ Put = Callable[[Chunk], Awaitable[None]]
 """Queues a chunk; blocks while the queue is full, which is how a slow database slows the fetch."""
 
 
-async def read_user(claim: Claim, fetch_page: FetchPage, put: Put, faults: Counter[str]) -> ExchangeError | None:
+async def read_user(
+    claim: Claim,
+    fetch_page: FetchPage,
+    put: Put,
+    faults: Counter[str],
+    *,
+    fetch_volume: Callable[[str], Awaitable[Decimal | None]] | None = None,
+) -> ExchangeError | None:
     """Read the claimed user to the end of its window; what was wrong with its pages is added to `faults`.
 
     Returns why the exchange would not answer for this user, or None.
@@ -35,6 +43,7 @@ async def read_user(claim: Claim, fetch_page: FetchPage, put: Put, faults: Count
     while not walk.done:
         try:
             page, step = await advance(walk, claim.user, fetch_page, faults)
+            volume = await fetch_volume(claim.user) if fetch_volume and step.done else None
         except (ExchangeRefused, ExchangeUnavailable, MalformedReply) as error:
             return error
         for gap in step.gaps:
@@ -51,6 +60,7 @@ async def read_user(claim: Claim, fetch_page: FetchPage, put: Put, faults: Count
                 rejected=page.rejected,
                 body_bytes=page.body_bytes,
                 stream=claim.stream,
+                lifetime_volume=volume,
             )
         )
     return None

@@ -121,6 +121,7 @@ class Run:
         limit: int | None = None,
         retry: bool = False,
         twap: Twap = Twap.AUTO,
+        volume_check: bool = False,
         display: Callable[[Tally], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.tally = Tally()
@@ -149,6 +150,7 @@ class Run:
         self._judging = Link(dsn, settings, server_settings=name)
         self._judge = Judge(self._judging, shard.range, users=users, ask_for_slices=twap is Twap.AUTO)
         self._api = HyperliquidAPI(settings)
+        self._fetch_volume = self._api.get_lifetime_volume if volume_check else None
         self._pages = {
             Stream.FILLS: self._api.get_user_fills_by_time,
             Stream.SLICES: self._api.get_user_twap_slice_fills_by_time,
@@ -238,7 +240,9 @@ class Run:
         now = asyncio.get_running_loop().time
         while (claim := await self._claims.next()) is not None:
             self.tally.users_claimed += claim.stream is Stream.FILLS
-            error = await read_user(claim, self._pages[claim.stream], self._put, self._api.faults)
+            error = await read_user(
+                claim, self._pages[claim.stream], self._put, self._api.faults, fetch_volume=self._fetch_volume
+            )
             await self._put_all(self._blame.hear(claim.user, error, now()))
 
     async def _put_all(self, chunks: Sequence[Chunk]) -> None:

@@ -58,7 +58,7 @@ class Chunk:
     error: str | None = None
     released: bool = False
     stream: Stream = Stream.FILLS
-    lifetime_volume: str | None = None
+    lifetime_volume: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Store:
             [last[user].error for user in users],
             [last[user].released for user in users],
             [last[user].stream is Stream.SLICES for user in users],
-            [None if (volume := last[user].lifetime_volume) is None else Decimal(volume) for user in users],
+            [last[user].lifetime_volume for user in users],
         )
         if status != f"UPDATE {len(users)}":
             raise ClaimLost(

@@ -27,9 +27,20 @@ from vigil.cli.common import (
 from vigil.db import session
 from vigil.display import describe, progress_display
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
-from vigil.pipeline import Run, Tally
+from vigil.pipeline import Run, Tally, Twap
 from vigil.report import FailedUser, failed_users
 from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
+
+TwapOption = Annotated[
+    Twap,
+    typer.Option(help="Whose TWAP slices to read as well: of those whose position chain they might mend, all, none."),
+]
+VolumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--volume-check", help="Ask for each user's lifetime volume too, 20 weight, to set the rows against it."
+    ),
+]
 
 
 @app.command()
@@ -43,6 +54,8 @@ def run(
     worker_id: Annotated[int, typer.Option(min=0, help="This worker's number, 0 to total - 1.")] = 0,
     total_workers: Annotated[int, typer.Option(min=1, help="Workers that share the users by hash.")] = 1,
     lane: LaneOption = None,
+    twap: TwapOption = Twap.AUTO,
+    volume_check: VolumeOption = False,
 ) -> None:
     """Fetch the fills of all known users, or of those named; goes on where the last run stopped.
 
@@ -58,7 +71,15 @@ def run(
         raise UsageError(f"--worker-id {worker_id} is not one of 0 to {total_workers - 1} (--total-workers).")
     with prepared(settings) as (dsn, console):
         code = _backfill(
-            settings, dsn, console, window, users=users, shard=Shard(worker_id, total_workers), limit=limit
+            settings,
+            dsn,
+            console,
+            window,
+            users=users,
+            shard=Shard(worker_id, total_workers),
+            limit=limit,
+            twap=twap,
+            volume_check=volume_check,
         )
     raise typer.Exit(code)
 
@@ -72,6 +93,8 @@ def retry(
     start: Annotated[str | None, typer.Option(help="As of `run`.  [default: as they were to be read]")] = None,
     end: Annotated[str | None, typer.Option(help="As of `run`.  [default: as they were to be read]")] = None,
     lane: LaneOption = None,
+    twap: TwapOption = Twap.AUTO,
+    volume_check: VolumeOption = False,
 ) -> None:
     """Try failed users again, all or those named, however often they have failed.
 
@@ -90,7 +113,9 @@ def retry(
             end or str(max(one.end_ms for one in failed)),
         )
         users = [one.user for one in failed]
-        code = _backfill(settings, dsn, console, window, users=users, limit=limit, retry=True)
+        code = _backfill(
+            settings, dsn, console, window, users=users, limit=limit, retry=True, twap=twap, volume_check=volume_check
+        )
     raise typer.Exit(code)
 
 
