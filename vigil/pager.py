@@ -24,13 +24,16 @@ Put = Callable[[Chunk], Awaitable[None]]
 """Queues a chunk; blocks while the queue is full, which is how a slow database slows the fetch."""
 
 
+FetchVolume = Callable[[str], Awaitable[Decimal | None]]
+
+
 async def read_user(
     claim: Claim,
     fetch_page: FetchPage,
     put: Put,
     faults: Counter[str],
     *,
-    fetch_volume: Callable[[str], Awaitable[Decimal | None]] | None = None,
+    fetch_volume: FetchVolume | None = None,
 ) -> ExchangeError | None:
     """Read the claimed user to the end of its window; what was wrong with its pages is added to `faults`.
 
@@ -43,7 +46,7 @@ async def read_user(
     while not walk.done:
         try:
             page, step = await advance(walk, claim.user, fetch_page, faults)
-            volume = await fetch_volume(claim.user) if fetch_volume and step.done else None
+            volume = await _volume(claim.user, fetch_volume) if fetch_volume and step.done else None
         except (ExchangeRefused, ExchangeUnavailable, MalformedReply) as error:
             return error
         for gap in step.gaps:
@@ -64,3 +67,12 @@ async def read_user(
             )
         )
     return None
+
+
+async def _volume(user: str, fetch_volume: FetchVolume) -> Decimal | None:
+    """Nice to have: a user whose volume can't be had is read all the same."""
+    try:
+        return await fetch_volume(user)
+    except (ExchangeRefused, ExchangeUnavailable, MalformedReply) as error:
+        log.warning("%s: its lifetime volume can't be had: %s", user, error)
+        return None

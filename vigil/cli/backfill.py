@@ -33,12 +33,12 @@ from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
 
 TwapOption = Annotated[
     Twap,
-    typer.Option(help="Whose TWAP slices to read as well: of those whose position chain they might mend, all, none."),
+    typer.Option(help="Whose TWAP slices to read: of those whose position chain they might mend, of all, or of none."),
 ]
 VolumeOption = Annotated[
     bool,
     typer.Option(
-        "--volume-check", help="Ask for each user's lifetime volume too, 20 weight, to set the rows against it."
+        "--volume-check", help="Ask for each user's lifetime volume too (20 weight), to set the rows against."
     ),
 ]
 
