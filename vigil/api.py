@@ -41,9 +41,10 @@ from vigil.errors import (
     UsageError,
 )
 from vigil.fills import Page, Stream, UndecodablePage, decode_page
-from vigil.limiter import BASE_WEIGHT, FULL_PAGE_WEIGHT, Ticket, WeightLimiter, page_weight
+from vigil.limiter import Prices, Ticket, WeightLimiter
 from vigil.owners import Owners
 from vigil.settings import Settings, load_settings
+from vigil.sources import Source, main_source
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -65,7 +66,8 @@ class HyperliquidAPI:
 
     Use it as an async context manager. Settings come from the environment unless given; all
     requests of one instance share one weight budget, so use one instance per address.
-    `requests_per_minute` is the original plan's cap, on top of the weight.
+    `requests_per_minute` is the original plan's cap, on top of the weight. `source` is another host
+    that speaks the protocol, with its own headers, prices and limits.
 
         async with HyperliquidAPI() as api:
             async for page in api.iter_user_fills(user, start_time, end_time):
@@ -78,13 +80,17 @@ class HyperliquidAPI:
         *,
         requests_per_minute: float | None = None,
         limiter: WeightLimiter | None = None,
+        source: Source | None = None,
     ) -> None:
         self.settings = settings or load_settings(requests_per_minute=requests_per_minute)
+        self.source = source or main_source(self.settings)
+        self._prices = Prices(self.source.base_weight, self.source.rows_per_weight, self.source.page_rows)
         self.limiter = limiter or WeightLimiter(
-            self.settings.weight_per_minute,
+            self.source.weight_per_minute,
             self.settings.weight_period_seconds,
-            requests_per_period=self.settings.requests_per_minute,
+            requests_per_period=self.source.requests_per_minute,
             longest_pause_seconds=2 * self.settings.retry_max_seconds,
+            prices=self._prices,
         )
         self.faults: Counter[str] = Counter()
         """What went wrong so far, by `Fault`: also what a retry then put right."""
@@ -101,7 +107,7 @@ class HyperliquidAPI:
         self._session = aiohttp.ClientSession(
             timeout=timeout,
             connector=aiohttp.TCPConnector(limit=0),  # the limiter bounds what is in flight
-            headers={"User-Agent": f"vigil-backfill/{version('vigil-backfill')}", "Accept-Encoding": "gzip"},
+            headers=self._headers(),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
@@ -114,7 +120,7 @@ class HyperliquidAPI:
         self._session = None
 
     def __repr__(self) -> str:
-        return f"<HyperliquidAPI {self.settings.shown_api_url}, {self.requests} requests, {self.limiter.budget!r}>"
+        return f"<HyperliquidAPI {self.source.shown_api_url}, {self.requests} requests, {self.limiter.budget!r}>"
 
     async def get_user_fills_by_time(self, user: str, start_time: int, end_time: int | None = None) -> Page:
         """One page: the earliest fills (at most 2000) of `user` in [start_time, end_time], ms, both inclusive.
@@ -138,7 +144,7 @@ class HyperliquidAPI:
         a warning is logged. Raises: as `get_user_fills_by_time`, and MalformedReply.
         """
         user = _checked(user, start_time, end_time)
-        walk = Walk(start_time, end_time + 1)
+        walk = Walk(start_time, end_time + 1, page_rows=self.source.page_rows)
         while not walk.done:
             page, step = await advance(walk, user, self.get_user_fills_by_time, self.faults)
             for gap in step.gaps:
@@ -153,7 +159,14 @@ class HyperliquidAPI:
         Raises: UsageError for a bad address, ExchangeError.
         """
         request = {"type": "userRateLimit", "user": normalize_address(user)}
-        return await self._ask(request, _read_volume, lambda _: BASE_WEIGHT)
+        return await self._ask(request, _read_volume, lambda _: self._prices.base)
+
+    def _headers(self) -> dict[str, str]:
+        """Those of every request: the source's own, secret ones go to its host alone, for no redirect is followed."""
+        own = {name: value.get_secret_value() for name, value in self.source.headers.items()}
+        ours = {"User-Agent": f"vigil-backfill/{version('vigil-backfill')}", "Accept-Encoding": "gzip"}
+        taken = {name.lower() for name in own}
+        return {**{name: value for name, value in ours.items() if name.lower() not in taken}, **own}
 
     async def _ask_page(self, stream: Stream, user: str, start_time: int, end_time: int | None) -> Page:
         request: dict[str, Any] = {
@@ -171,7 +184,7 @@ class HyperliquidAPI:
             self._check_owner(request["user"], page)
             return page
 
-        page = await self._ask(request, read, lambda page: page_weight(page.rows))
+        page = await self._ask(request, read, lambda page: self._prices.page(page.rows))
         self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
         self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
         return page
@@ -218,7 +231,7 @@ class HyperliquidAPI:
         except ExchangeError as error:
             self.faults[error.fault] += 1
             if isinstance(error, ExchangeThrottled):
-                ticket.weight = BASE_WEIGHT
+                ticket.weight = self._prices.base
             elif isinstance(error, ExchangeUnreachable):
                 ticket.weight = 0
             else:
@@ -239,12 +252,12 @@ class HyperliquidAPI:
         assert self._session is not None, "use HyperliquidAPI as an async context manager"  # noqa: S101
         limit = self.settings.max_body_bytes
         try:
-            async with self._session.post(self.settings.api_url, json=request, allow_redirects=False) as response:
+            async with self._session.post(self.source.api_url, json=request, allow_redirects=False) as response:
                 if response.status != 200:
-                    ticket.weight = BASE_WEIGHT  # no rows were served, so none were charged
+                    ticket.weight = self._prices.base  # no rows were served, so none were charged
                     ticket.answered = response.status in PERMANENT
-                    raise await _error_of(response)
-                ticket.weight = FULL_PAGE_WEIGHT  # until it is known: the server has served something
+                    raise await _error_of(response, self.source)
+                ticket.weight = self._prices.full_page  # until it is known: the server has served something
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
@@ -254,7 +267,7 @@ class HyperliquidAPI:
                         )
                 return bytes(body)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
-            raise ExchangeUnreachable(f"No connection to {self.settings.shown_api_url}: {_reason(error)}.") from error
+            raise ExchangeUnreachable(f"No connection to {self.source.shown_api_url}: {_reason(error)}.") from error
         except TimeoutError as error:
             seconds = self.settings.request_timeout_seconds
             raise ExchangeUnavailable(
@@ -317,15 +330,18 @@ async def advance(walk: Walk, user: str, fetch_page: FetchPage, faults: Counter[
     raise AssertionError("unreachable")
 
 
-async def _error_of(response: aiohttp.ClientResponse) -> Exception:
-    """Translate an answer that is not 200."""
+async def _error_of(response: aiohttp.ClientResponse, source: Source) -> Exception:
+    """Translate an answer that is not 200. It may repeat what it was sent, so secrets are blacked out."""
     if response.status == 429:
         header = response.headers.get("Retry-After", "")
         return ExchangeThrottled(
             "The exchange answers 429: this address has spent its weight.",
             retry_after=float(header) if header.isdecimal() else None,
         )
-    text = (await response.content.read(300)).decode("utf-8", "replace").strip()
+    body = bytearray()
+    while len(body) < 4096 and (piece := await response.content.read(4096)):  # whole, lest a secret come in halves
+        body += piece
+    text = source.redact(body.decode("utf-8", "replace"))[:300].strip()
     if response.status in PERMANENT:
         message = f"The exchange refuses the request with status {response.status}: {text!r}."
         return ExchangeRefused(message, status=response.status)

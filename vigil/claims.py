@@ -30,6 +30,7 @@ from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost
 from vigil.fills import Key, Stream
 from vigil.settings import Settings
+from vigil.sources import Source, main_source
 
 ENROLL_TIMEOUT_SECONDS = 3600.0
 """For finding every user of a large `fills` table; done before the worker has a lease to keep."""
@@ -42,9 +43,6 @@ GRACE_SECONDS = 3.0
 
 HEARTBEAT_SECONDS = 1.0
 """Between two looks at one's own session; the lease is renewed three times in its length."""
-
-MAIN_SOURCE = "hyperliquid"
-"""The exchange itself."""
 
 NO_LIMIT = 2**31 - 1
 """Of failed tries: more than any user has."""
@@ -93,7 +91,9 @@ class Claims:
 
     `users` None means everybody known; `limit` is how many users this run may take; `retry` takes
     failed users however often they have failed; `slices` reads everybody's TWAP slices, not only
-    those that are wanted; `source` is where the fills come from.
+    those that are wanted; `source` is where the fills come from, None the exchange. `ask` sends listed
+    users that are complete to that source as well, each once for a window; until it has answered, only
+    a worker of that source goes on with them.
     """
 
     def __init__(
@@ -108,13 +108,17 @@ class Claims:
         limit: int | None = None,
         retry: bool = False,
         slices: bool = False,
-        source: str = MAIN_SOURCE,
+        source: Source | None = None,
+        ask: bool = False,
     ) -> None:
+        source = source or main_source(settings)
         self.worker_id = worker_id
         self._slices = slices
-        self._source = source
+        self._source = source.name
+        self._reads_slices = source.twap
+        self._ask = ask
         self._link = link
-        self._lane = settings.lane
+        self._lane = source.lane(settings.lane)
         self._lease_seconds = settings.lease_seconds
         self._attempts = NO_LIMIT if retry else settings.user_attempts
         self._window = window
@@ -152,6 +156,8 @@ class Claims:
                 return
             for users in _split(self._mine):
                 await connection.execute(sql("enroll_listed"), users)
+                if self._ask:
+                    await connection.execute(sql("ask_source"), users, self._source, self._reads_slices)
                 await connection.execute(sql("reopen_listed"), *window, users)
                 await connection.execute(sql("retry_listed"), users, self._attempts)
                 if self._slices:
@@ -161,12 +167,13 @@ class Claims:
 
     async def count_pending(self, link: Link) -> int:
         """How many users this run will read, as far as known now; on a `link` of its own, for it may take seconds."""
-        window = (self._window.start_ms, self._window.end_ms)
+        window, source = (self._window.start_ms, self._window.end_ms), (self._source, self._reads_slices)
 
         async def count(connection: Connection) -> int:
             if self._mine is None:
-                return int(await connection.fetchval(sql("count_pending"), *window, *self._shard.range))
-            return sum([await connection.fetchval(sql("count_listed"), *window, users) for users in _split(self._mine)])
+                return int(await connection.fetchval(sql("count_pending"), *window, *self._shard.range, *source))
+            lists = _split(self._mine)
+            return sum([await connection.fetchval(sql("count_listed"), *window, users, *source) for users in lists])
 
         limit = self._left
         pending = await link.run(count)
@@ -179,6 +186,15 @@ class Claims:
             if self._mine is None:
                 return int(await connection.fetchval(sql("count_failed"), *self._shard.range))
             return sum([await connection.fetchval(sql("count_failed_listed"), users) for users in _split(self._mine)])
+
+        return await self._link.run(count)
+
+    async def count_elsewhere(self) -> dict[str, int]:
+        """How many users of this run are left to workers of other sources, by source."""
+
+        async def count(connection: Connection) -> dict[str, int]:
+            rows = await connection.fetch(sql("count_elsewhere"), *self._shard.range, self._source, self._mine)
+            return {row["source"]: row["users"] for row in rows}
 
         return await self._link.run(count)
 
@@ -211,6 +227,12 @@ class Claims:
                 await self._bury_the_dead()
             self._nothing_left = True
             return None
+
+    async def prefer(self, users: Sequence[str]) -> None:
+        """Of a long list, look at these users of it first."""
+        first = [user for user in users if shard_of(user, self._shard.total) == self._shard.index]
+        async with self._turn:
+            self._lists.extendleft(reversed(_split(first)))
 
     async def look_again(self) -> bool:
         """Whether there is something to claim after all, once everything claimed so far is committed and judged."""
@@ -283,11 +305,12 @@ class Claims:
     async def _pick(self, connection: Connection) -> str | None:
         """The most urgent user; else the next one of the shard behind the last, round to where it begins."""
         window, end = (self._window.start_ms, self._window.end_ms), self._shard.range[1]
-        urgent: str | None = await connection.fetchval(sql("pick_urgent"), *window, *self._shard.range, self._source)
+        source = (self._source, self._reads_slices)
+        urgent: str | None = await connection.fetchval(sql("pick_urgent"), *window, *self._shard.range, *source)
         if urgent is not None:
             return urgent
         for place in dict.fromkeys((self._place, self._start)):
-            row = await connection.fetchrow(sql("pick_pending"), *window, *place, end, self._source)
+            row = await connection.fetchrow(sql("pick_pending"), *window, *place, end, *source)
             if row is not None:
                 self._place = (row["shard"], row["user_address"])
                 return self._place[1]
@@ -295,9 +318,9 @@ class Claims:
 
     async def _pick_listed(self, connection: Connection) -> str | None:
         while self._lists:
-            window = self._window
+            window, source = self._window, (self._source, self._reads_slices)
             user: str | None = await connection.fetchval(
-                sql("pick_listed"), window.start_ms, window.end_ms, self._lists[0], self._source
+                sql("pick_listed"), window.start_ms, window.end_ms, self._lists[0], *source
             )
             if user is not None:
                 return user
@@ -308,22 +331,20 @@ class Claims:
         """Whether users of this run are in other hands, or there after all; then all are looked at again.
 
         Another run may have read some more narrowly meanwhile, and a row that is locked for a moment is
-        passed over by a claim.
+        passed over by a claim. Not those that only a worker of another source may go on with.
         """
-        window = (self._window.start_ms, self._window.end_ms)
+        window, source = (self._window.start_ms, self._window.end_ms), (self._source, self._reads_slices)
 
         async def ask(connection: Connection) -> bool:
             if self._mine is None:
                 await connection.execute(sql("reopen"), *window, *self._shard.range)
                 return bool(
-                    await connection.fetchval(
-                        sql("others_users"), self.worker_id, *self._shard.range, *window, self._source
-                    )
+                    await connection.fetchval(sql("others_users"), self.worker_id, *self._shard.range, *window, *source)
                 )
             busy = []
             for users in _split(self._mine):
                 await connection.execute(sql("reopen_listed"), *window, users)
-                if await connection.fetchval(sql("others_listed"), self.worker_id, users, *window, self._source):
+                if await connection.fetchval(sql("others_listed"), self.worker_id, users, *window, *source):
                     busy.append(users)
             self._lists = deque(busy)
             return bool(busy)
@@ -339,6 +360,11 @@ class Claims:
                 await connection.execute(sql("release_orphans"))
 
         await self._link.run(bury)
+
+
+async def users_to_ask(connection: Connection, verdicts: Sequence[str], source: str | None) -> list[str]:
+    """Users with one of these verdicts, by address, and those that `source` was being asked for when it was stopped."""
+    return [row["user_address"] for row in await connection.fetch(sql("users_to_ask"), verdicts, source)]
 
 
 def session_name(worker_id: int) -> dict[str, str]:

@@ -39,11 +39,16 @@ PAGE_ROWS = 2000
 def is_full(rows: int) -> bool:
     """Whether a page of so many rows may have been cut by the server, so that there may be more.
 
-    The caps known are 2000 and, in 2023, 500. A cap that changes unannounced would end every
+    The exchange's caps known are 2000 and, in 2023, 500. A cap that changes unannounced would end every
     walk early and silently, so any round size from 500 up counts as one: it costs a second
     request for one in a hundred of the longer last pages.
     """
-    return rows >= PAGE_ROWS or (rows >= 500 and rows % 100 == 0)
+    return may_be_cut(rows, PAGE_ROWS)
+
+
+def may_be_cut(rows: int, page_rows: int) -> bool:
+    """The same of a host whose full pages have `page_rows`, be that more than the exchange's or an odd number."""
+    return rows >= page_rows or (rows >= 500 and rows % 100 == 0)
 
 
 class GapKind(StrEnum):
@@ -88,15 +93,17 @@ class Step:
 class Walk:
     """One user's window [start_ms, end_ms), read from `cursor_ms` on.
 
-    `held` are the keys of the fills already stored at `cursor_ms`, empty at a fresh start.
+    `held` are the keys of the fills already stored at `cursor_ms`, empty at a fresh start;
+    `page_rows` is what a full page of this host has, None: the exchange's.
     """
 
-    def __init__(self, start_ms: int, end_ms: int, *, held: Iterable[Key] = ()) -> None:
+    def __init__(self, start_ms: int, end_ms: int, *, held: Iterable[Key] = (), page_rows: int | None = None) -> None:
         self.cursor_ms = start_ms
         self.end_ms = end_ms
         self.done = start_ms >= end_ms
         self._held = frozenset(key for key in held if key.time == start_ms)
         self._doubted = False
+        self._page_rows = page_rows
 
     @property
     def last_ms(self) -> int:
@@ -115,7 +122,7 @@ class Walk:
             if later.time < earlier.time:
                 raise PageRefused(Fault.OUT_OF_ORDER, f"a row of {later.time} follows one of {earlier.time}")
         inside = [fill for fill in page if self.cursor_ms <= fill.time < self.end_ms]
-        full = is_full(page.rows)
+        full = is_full(page.rows) if self._page_rows is None else may_be_cut(page.rows, self._page_rows)
         passed_end = any(fill.time >= self.end_ms for fill in page)
         last = self._last_ms_of(page, inside)
         if full and not passed_end and last is None:

@@ -16,7 +16,7 @@ through the database, each telling once a second what it has spent and taking it
 
 Each limiter may overshoot its share by the rows of the last answer, and only one of a lane can
 be covered by the exchange's own rule (it lets a request in, then counts its rows); every further
-worker costs `OVERSHOOT_WEIGHT` of the address's budget. So use one process an address, and its
+worker costs the `overshoot` of the host's `Prices` of the address's budget. So use one process an address, and its
 concurrency; several are safe, not better.
 """
 
@@ -26,19 +26,17 @@ import asyncio
 
 from vigil.claims import claim_lost
 from vigil.db import Connection, Link, seconds, sql
-from vigil.limiter import BASE_WEIGHT, FULL_PAGE_WEIGHT, WeightLimiter
+from vigil.limiter import EXCHANGE_PRICES, Prices, WeightLimiter
 from vigil.settings import Settings
-
-OVERSHOOT_WEIGHT = FULL_PAGE_WEIGHT - BASE_WEIGHT
-"""By so much the last answer before a worker's limit may exceed it."""
+from vigil.sources import Source, main_source
 
 REPORT_SECONDS = 1.0
 """Between two reports; a twelfth of the period where that is shorter, but not less than a tenth of this."""
 
 
-def fair_share(allowed: int, *, hungry: bool, others_hungry: int) -> tuple[int, int]:
+def fair_share(allowed: int, *, hungry: bool, others_hungry: int, prices: Prices = EXCHANGE_PRICES) -> tuple[int, int]:
     """The share of a worker among those of its lane that want weight, and what they may have together; both weight."""
-    together = max(allowed - OVERSHOOT_WEIGHT * others_hungry, min(allowed, BASE_WEIGHT * (others_hungry + 1)))
+    together = max(allowed - prices.overshoot * others_hungry, min(allowed, prices.base * (others_hungry + 1)))
     if others_hungry and not hungry:
         return 0, together
     return together // (others_hungry + 1), together
@@ -47,11 +45,13 @@ def fair_share(allowed: int, *, hungry: bool, others_hungry: int) -> tuple[int, 
 class Lane:
     """One worker's part in its lane: keeps its `limiter` at its share."""
 
-    def __init__(self, link: Link, settings: Settings, worker_id: int, limiter: WeightLimiter) -> None:
+    def __init__(
+        self, link: Link, settings: Settings, worker_id: int, limiter: WeightLimiter, source: Source | None = None
+    ) -> None:
         self._link = link
         self._worker_id = worker_id
         self._limiter = limiter
-        self._allowed = settings.weight_per_minute
+        self._allowed = (source or main_source(settings)).weight_per_minute
         self._period_seconds = settings.weight_period_seconds
         self._admitted = -1
 
@@ -76,7 +76,9 @@ class Lane:
 
         async def agree(connection: Connection) -> int | None:
             others = int(await connection.fetchval(sql("lane_others"), self._worker_id))
-            wanted, together = fair_share(self._allowed, hungry=hungry, others_hungry=others)
+            wanted, together = fair_share(
+                self._allowed, hungry=hungry, others_hungry=others, prices=limiter.budget.prices
+            )
             held = min(wanted, limiter.budget.weight_per_period)
             limiter.resize(held)  # before anybody is told that the rest is free
             return await self._take(connection, wanted, held, together, hungry)

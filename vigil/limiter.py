@@ -3,7 +3,8 @@
 Theory of operation. The exchange charges 20 weight when a request arrives and one more for
 every 20 rows when it answers, so what a request costs is known only afterwards. How it
 measures its minute (sliding, fixed windows, a bucket) is unknown; `Budget` is right under all
-three. Its rule: a request is admitted when, *at its arrival*, even the worst case fits:
+three. Other hosts charge by other `Prices`; the numbers here are the exchange's. Its rule: a request
+is admitted when, *at its arrival*, even the worst case fits:
 
     weight settled within the last period + 100 (`worst - base`) + 20 for each request
     in flight + 20 for this one  <=  weight allowed in a period
@@ -50,18 +51,45 @@ CLOCK_MARGIN = 1e-4
 """Share of a period by which entries are kept longer: two clocks may tick at rates that differ by so much."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a host charges: weight on arrival, rows that one more weight buys, rows of a full page."""
+
+    base: int = BASE_WEIGHT
+    rows_per_weight: int = ROWS_PER_WEIGHT
+    page_rows: int = 2000
+
+    def page(self, rows: int) -> int:
+        """Weight of an answered request with so many rows."""
+        return self.base + math.ceil(rows / self.rows_per_weight)
+
+    @property
+    def full_page(self) -> int:
+        """The most a request is expected to cost."""
+        return self.page(self.page_rows)
+
+    @property
+    def overshoot(self) -> int:
+        """By so much the last answer before a limit may exceed it."""
+        return self.full_page - self.base
+
+
+EXCHANGE_PRICES = Prices()
+
+
 def page_weight(rows: int) -> int:
-    """Weight of an answered request with so many rows."""
-    return BASE_WEIGHT + math.ceil(rows / ROWS_PER_WEIGHT)
+    """Weight of the exchange's answer with so many rows."""
+    return EXCHANGE_PRICES.page(rows)
 
 
 class Budget:
     """The rule above, without any waiting: times in seconds are given by the caller."""
 
-    def __init__(self, weight_per_period: int, period_seconds: float, *, worst: int = FULL_PAGE_WEIGHT) -> None:
+    def __init__(self, weight_per_period: int, period_seconds: float, *, prices: Prices = EXCHANGE_PRICES) -> None:
         self.weight_per_period = weight_per_period
         self.period_seconds = period_seconds
-        self.worst = worst
+        self.prices = prices
+        self.worst = prices.full_page
         self.in_flight = 0
         self._log: deque[tuple[float, int]] = deque()  # (time of expiry, weight)
         self._logged = 0
@@ -101,7 +129,7 @@ class Budget:
 
     def delay(self, now: float) -> float:
         """Seconds until a request may be admitted if nothing settles before: 0 is now, inf is not by waiting."""
-        needed = self.in_flight * self.worst + BASE_WEIGHT
+        needed = self.in_flight * self.worst + self.prices.base
         return max(self._delay_by_log(now, needed), self._delay_by_bucket(now, needed))
 
     def _delay_by_log(self, now: float, needed: int) -> float:
@@ -229,8 +257,9 @@ class WeightLimiter:
         requests_per_period: float | None = None,
         longest_pause_seconds: float = 60.0,
         rng: random.Random | None = None,
+        prices: Prices = EXCHANGE_PRICES,
     ) -> None:
-        self.budget = Budget(weight_per_period, period_seconds)
+        self.budget = Budget(weight_per_period, period_seconds, prices=prices)
         first_pause = min(period_seconds / 30, longest_pause_seconds)
         self.gate = Gate(first_seconds=first_pause, longest_seconds=longest_pause_seconds, rng=rng or random.Random())
         self.weight_spent = 0

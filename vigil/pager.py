@@ -34,13 +34,16 @@ async def read_user(
     faults: Counter[str],
     *,
     fetch_volume: FetchVolume | None = None,
+    page_rows: int | None = None,
 ) -> ExchangeError | None:
     """Read the claimed user to the end of its window; what was wrong with its pages is added to `faults`.
+
+    `page_rows` are those of a full page, None: the exchange's.
 
     Returns why the exchange would not answer for this user, or None.
     Raises: ExchangeUnreachable, ExchangeThrottled when it answers nobody: nothing to blame a user for.
     """
-    walk = Walk(claim.cursor_ms, claim.end_ms, held=claim.held)
+    walk = Walk(claim.cursor_ms, claim.end_ms, held=claim.held, page_rows=page_rows)
     if walk.done:
         await put(Chunk(claim.user, claim.cursor_ms, done=True, stream=claim.stream))
     while not walk.done:

@@ -15,32 +15,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from vigil.api import HyperliquidAPI
 from vigil.blame import SILENT_USERS, Blame
-from vigil.claims import EVERYBODY, Claims, Shard, Window, hold_worker_lock, new_worker_id, session_name
-from vigil.cursor import PAGE_ROWS
+from vigil.claims import EVERYBODY, Shard, Window
 from vigil.db import Link, session
-from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, StoreError, VigilError
+from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, StoreError, UsageError, VigilError
 from vigil.fills import Stream
 from vigil.judge import Judge
-from vigil.lanes import Lane
 from vigil.migrate import Migration, migrate
 from vigil.pager import read_user
 from vigil.settings import Settings
+from vigil.sources import Source, main_source
 from vigil.store import WRITER_SESSION, Chunk, Committed, Store, check_fills_table, prepare_staging
+from vigil.urgency import Urgency
+from vigil.worker import Worker, first_cause, signals
 from vigil.writer import BatchLimits, write_batches
 
 log = logging.getLogger(__name__)
-
-FAULTS_SECONDS = 5.0
-"""Between two times that the exchange's faults are stored: so many a `kill -9` can leave uncounted."""
 
 
 class Twap(StrEnum):
@@ -61,6 +57,8 @@ class Tally:
     users_failed: int = 0
     users_left_failed: int = 0
     """Failed users there are at the end, those included that earlier runs have parked."""
+    users_elsewhere: dict[str, int] = field(default_factory=dict)
+    """Users that this run left alone at its end, by the source that is still to be asked for a part of them."""
     fetched: int = 0
     received: int = 0
     inserted: int = 0
@@ -107,7 +105,11 @@ async def prepare_database(dsn: str, notice: Callable[[str], None] = log.info) -
 class Run:
     """One worker's run over a window; `tally` is live, `execute` may be called once.
 
-    `display` is a coroutine function that shows the tally until it is cancelled.
+    `source` is the host to read from, None the exchange; `ask` sends those of the `users` that are
+    complete for their window there too, for what other sources did not have. `display` is a
+    coroutine function that shows the tally until it is cancelled. `urgency` decides who goes first; it may
+    be replaced before `execute`.
+    Raises: UsageError for TWAP slices of a source that serves none.
     """
 
     def __init__(
@@ -122,40 +124,43 @@ class Run:
         retry: bool = False,
         twap: Twap = Twap.AUTO,
         volume_check: bool = False,
+        source: Source | None = None,
+        ask: bool = False,
         display: Callable[[Tally], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.tally = Tally()
+        self.source = source or main_source(settings)
+        if twap is Twap.ALWAYS and not self.source.twap:
+            raise UsageError(f"{self.source.name} serves no TWAP slices (`twap = false`), so --twap can't be always.")
         self._settings = settings
         self._display = display
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
-        worker_id = new_worker_id()
-        name = session_name(worker_id)
-        control = {**name, "synchronous_commit": "off"}  # a claim lost in a crash is only claimed again
-        self._control = Link(dsn, settings, prepare=hold_worker_lock(worker_id), server_settings=control)
-        writing = {**name, **WRITER_SESSION}
-        self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=writing)
-        self._store = Store(self._writing, worker_id, lease_seconds=settings.lease_seconds)
-        self._counting = Link(dsn, settings)
-        self._claims = Claims(
-            self._control,
+        self._worker = Worker(
             settings,
-            worker_id,
+            dsn,
             window,
+            enroll=True,
             shard=shard,
             users=users,
             limit=limit,
             retry=retry,
             slices=twap is Twap.ALWAYS,
+            source=self.source,
+            ask=ask,
         )
+        self._claims, self._api = self._worker.claims, self._worker.api
+        name = self._worker.session
+        writing = {**name, **WRITER_SESSION}
+        self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=writing)
+        self._store = Store(self._writing, self._worker.id, lease_seconds=settings.lease_seconds)
+        self._counting = Link(dsn, settings)
         self._judging = Link(dsn, settings, server_settings=name)
-        self._judge = Judge(self._judging, shard.range, users=users, ask_for_slices=twap is Twap.AUTO)
-        self._api = HyperliquidAPI(settings)
+        ask_for_slices = twap is Twap.AUTO and self.source.twap
+        self._judge = Judge(self._judging, shard.range, users=users, ask_for_slices=ask_for_slices)
+        self._estimating = Link(dsn, settings, server_settings=name)
+        prefer = None if users is None else self._claims.prefer
+        self.urgency = Urgency(self._estimating, window.end_ms, users=users, prefer=prefer)
         self._fetch_volume = self._api.get_lifetime_volume if volume_check else None
-        self._pages = {
-            Stream.FILLS: self._api.get_user_fills_by_time,
-            Stream.SLICES: self._api.get_user_twap_slice_fills_by_time,
-        }
-        self._lane = Lane(self._control, settings, worker_id, self._api.limiter)
         self._blame = Blame(max(SILENT_USERS, 2 * settings.concurrency), settings.outage_patience_seconds)
         self._fetching: asyncio.Task[None] | None = None
         self._stopped_by: VigilError | None = None
@@ -164,7 +169,7 @@ class Run:
     def rows_in_memory(self) -> int:
         """The most rows that may wait for the database at once."""
         settings = self._settings
-        return (settings.queue_pages + settings.concurrency + 1) * PAGE_ROWS + settings.batch_rows
+        return (settings.queue_pages + settings.concurrency + 1) * self.source.page_rows + settings.batch_rows
 
     async def execute(self) -> Tally:
         """Run to the end, or to a signal, and return the tally.
@@ -174,22 +179,18 @@ class Run:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._writing.close)
-            stack.push_async_callback(self._control.close)
             stack.push_async_callback(self._counting.close)
             stack.push_async_callback(self._judging.close)
-            await stack.enter_async_context(self._api)
-            self._api.limiter.resize(0)  # until the lane has agreed on a share
-            await self._claims.enroll()
-            await self._claims.register()
-            stack.push_async_callback(self._release)
-            await self._lane.agree()
-            with _signals(self._interrupt):
+            stack.push_async_callback(self._estimating.close)
+            await stack.enter_async_context(self._worker)
+            with signals(self._interrupt):
                 try:
                     await self._flow()
                 except BaseExceptionGroup as group:
-                    raise _first_cause(group) from group
+                    raise first_cause(group) from group
             if self.tally.signal is None:
                 self.tally.users_left_failed = await self._claims.count_failed()
+                self.tally.users_elsewhere = await self._claims.count_elsewhere()
         self.tally.users_total = max(self.tally.users_total, self.tally.users_claimed)
         if self._stopped_by is not None:
             raise self._stopped_by
@@ -203,11 +204,10 @@ class Run:
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(write_batches(self._queue, self._store.commit, limits, self._committed)),
-                group.create_task(self._claims.keep_lease()),
-                group.create_task(self._lane.keep()),
+                *map(group.create_task, self._worker.duties()),
                 group.create_task(self._count_users()),
-                group.create_task(self._save_faults()),
                 group.create_task(self._judge.keep()),
+                group.create_task(self.urgency.keep()),
             ]
             if self._display is not None:
                 background.append(group.create_task(self._display(self.tally)))
@@ -234,14 +234,19 @@ class Run:
                 if not await self._claims.look_again():
                     break
         except* VigilError as group:
-            self._stopped_by = _first_cause(group)
+            self._stopped_by = first_cause(group)
 
     async def _page_users(self) -> None:
         now = asyncio.get_running_loop().time
         while (claim := await self._claims.next()) is not None:
             self.tally.users_claimed += claim.stream is Stream.FILLS
             error = await read_user(
-                claim, self._pages[claim.stream], self._put, self._api.faults, fetch_volume=self._fetch_volume
+                claim,
+                self._worker.pages[claim.stream],
+                self._put,
+                self._api.faults,
+                fetch_volume=self._fetch_volume,
+                page_rows=self.source.page_rows,
             )
             await self._put_all(self._blame.hear(claim.user, error, now()))
 
@@ -263,11 +268,6 @@ class Run:
         self.tally.users_total = await self._claims.count_pending(self._counting)
         await self._counting.close()
 
-    async def _save_faults(self) -> None:
-        while True:
-            await asyncio.sleep(FAULTS_SECONDS)
-            await self._claims.save_faults(self._api.faults)
-
     def _refresh(self) -> None:
         tally, limiter = self.tally, self._api.limiter
         tally.queued_pages = self._queue.qsize()
@@ -282,39 +282,3 @@ class Run:
         else:
             self.tally.signal = self.tally.signal or signum
             task.cancel()
-
-    async def _release(self) -> None:
-        async def leave() -> None:
-            await self._lane.leave()
-            await self._claims.save_faults(self._api.faults)
-            await self._claims.release()
-
-        try:
-            await asyncio.shield(leave())
-        except VigilError as error:
-            log.debug("the claims were not released, others take them over: %s", error)
-
-
-@contextmanager
-def _signals(handler: Callable[[int, asyncio.Task[Any]], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `handler(signum, current task)` while the block runs."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, handler, signum, task)
-    try:
-        yield
-    finally:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(signum)
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> VigilError:
-    """The error to tell: the first of ours. Raises: the group itself if none is."""
-    ours = group.subgroup(VigilError)
-    while isinstance(ours, BaseExceptionGroup):
-        ours = ours.exceptions[0]  # type: ignore[assignment]
-    if ours is None:
-        raise group
-    assert isinstance(ours, VigilError)  # noqa: S101
-    return ours

@@ -33,6 +33,11 @@ class Status:
     """What the exchange did wrong so far, by `vigil.errors.Fault`: also what a retry then put right."""
     lanes: list[dict[str, Any]]
     """Workers by address: lane, workers, share_weight (a period), used_weight (of the last one)."""
+    verdicts: list[dict[str, Any]]
+    """Judged users by verdict: verdict, users, fills, notional, users_with_volume (those whose lifetime volume the
+    exchange told), captured_share (of theirs; None without any)."""
+    unjudged: int
+    """Users read to their end that await their verdict."""
     errors: list[dict[str, Any]]
     """Failed users, newest first, at most ten: user_address, attempts, last_error, failed_at."""
 
@@ -46,12 +51,16 @@ async def read_status(connection: Connection) -> Status:
         totals = await connection.fetchrow(sql("status_totals"))
         counted = {row["kind"]: row["count"] for row in await connection.fetch(sql("status_faults"))}
         lanes = await connection.fetch(sql("status_lanes"))
+        verdicts = await connection.fetch(sql("status_verdicts"))
+        unjudged = await connection.fetchval(sql("status_unjudged"))
         errors = await connection.fetch(sql("status_errors"))
     assert totals is not None  # noqa: S101  aggregates always have a row
     return Status(
         **dict(totals),
         faults={kind: counted.get(kind, 0) for kind in Fault} | counted,
         lanes=[dict(row) for row in lanes],
+        verdicts=[dict(row) for row in verdicts],
+        unjudged=unjudged,
         errors=[dict(row) for row in errors],
     )
 

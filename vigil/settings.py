@@ -37,6 +37,18 @@ def _default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "vigil"
 
 
+def http_url(url: str) -> str:
+    """`url`, if it is one to ask. Raises: ValueError."""
+    if not re.fullmatch(r"https?://[^\s/?#]+(/\S*)?", url):
+        raise ValueError("must be an http:// or https:// URL")
+    return url
+
+
+def shown_url(url: str) -> str:
+    """`url` without what may be secret in it: user, password, query."""
+    return re.sub(r"//[^/@]*@", "//", url).split("?", 1)[0]
+
+
 class Settings(BaseSettings):
     """All settings, read from `VIGIL_*` variables; build it with `load_settings`."""
 
@@ -64,6 +76,8 @@ class Settings(BaseSettings):
         None, gt=0, validation_alias=AliasChoices("HL_API_REQUESTS_PER_MINUTE", "VIGIL_REQUESTS_PER_MINUTE")
     )
     """The original plan's cap on requests a period, evenly spaced; honoured on top of the weight if set."""
+    sources_file: Path = Path("sources.toml")
+    """Describes further hosts for `--source` (docs/sources.md); read only when one is named."""
     concurrency: int = Field(8, ge=1, le=1024)
     """Users paged at the same time; the weight is the wall, so more only hides latency."""
 
@@ -110,10 +124,9 @@ class Settings(BaseSettings):
     @property
     def shown_api_url(self) -> str:
         """The URL for people: a password or key that somebody put into it stays out of logs."""
-        bare = re.sub(r"//[^/@]*@", "//", self.api_url)
-        return bare.split("?", 1)[0]
+        return shown_url(self.api_url)
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "sources_file")
     @classmethod
     def _home(cls, path: Path) -> Path:
         return path.expanduser()
@@ -121,9 +134,7 @@ class Settings(BaseSettings):
     @field_validator("api_url")
     @classmethod
     def _http_only(cls, url: str) -> str:
-        if not re.fullmatch(r"https?://[^\s/?#]+(/\S*)?", url):
-            raise ValueError("must be an http:// or https:// URL")
-        return url
+        return http_url(url)
 
     @field_validator("database_url")
     @classmethod

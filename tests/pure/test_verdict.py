@@ -358,6 +358,28 @@ def test_flips_liquidations_and_settlements_are_links_like_others() -> None:
     assert (one.links, one.broken, one.last_position) == (4, 0, Decimal(0))
 
 
+def a_first_millisecond_of_two_endpoints() -> list[Row]:
+    """From 0 to -1 lot by a slice and back by a fill: both are the first of their answer, listed the other way."""
+    slice_, fill = rows_of([Event(0, "BTC", -1, "slice"), Event(0, "BTC", 1, "api")])
+    return [slice_._replace(tid=2), fill._replace(tid=1)]
+
+
+def two_orders_of_one_request_in_2023() -> list[Row]:
+    """Buy, sell, sell, by the same taker: the first and the last look like a self-trade. One fill is missing later."""
+    rows = rows_of([Event(0, "BTC", lots, "old") for lots in (1, -1, -1)] + [Event(9, "BTC", 1, "old")] * 3)
+    return [row._replace(hash="0x1", crossed=True) for place, row in enumerate(rows) if place != 4]
+
+
+def test_a_round_trip_over_two_endpoints_begins_where_it_can_have_begun() -> None:
+    (one,) = gather(a_first_millisecond_of_two_endpoints())
+    assert (one.first_position, one.links, one.broken) == (Decimal(0), 1, 0)
+
+
+def test_two_takers_are_no_self_trade() -> None:
+    (one,) = gather(two_orders_of_one_request_in_2023())
+    assert (one.self_trades, one.broken, one.missing) == (0, 1, Decimal("0.001"))
+
+
 # Recorded answers
 
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vigil.claims import Shard, Window
+from vigil.claims import Shard, Window, users_to_ask
 from vigil.cli.common import (
     ConcurrencyOption,
     EndOption,
     LaneOption,
     LimitOption,
+    SourceOption,
     StartOption,
     UserOption,
     UsersFileOption,
@@ -24,12 +25,15 @@ from vigil.cli.common import (
     run_async,
     show_day,
 )
-from vigil.db import session
+from vigil.db import Link, session
 from vigil.display import describe, progress_display
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
+from vigil.judge import Judge
 from vigil.pipeline import Run, Tally, Twap
 from vigil.report import FailedUser, failed_users
 from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
+from vigil.sources import MAIN_SOURCE, load_source
+from vigil.verdict import Verdict
 
 TwapOption = Annotated[
     Twap,
@@ -40,6 +44,11 @@ VolumeOption = Annotated[
     typer.Option(
         "--volume-check", help="Ask for each user's lifetime volume too (20 weight), to set the rows against."
     ),
+]
+
+OnlyOption = Annotated[
+    list[Verdict] | None,
+    typer.Option("--only", help="Only users with this verdict; repeatable. With --source: ask that host for them too."),
 ]
 
 
@@ -56,30 +65,40 @@ def run(
     lane: LaneOption = None,
     twap: TwapOption = Twap.AUTO,
     volume_check: VolumeOption = False,
+    source: SourceOption = None,
+    only: OnlyOption = None,
 ) -> None:
     """Fetch the fills of all known users, or of those named; goes on where the last run stopped.
 
     Known users: those of `backfill_progress` not yet completed, and every user found in `fills`.
 
     Examples: `vigil-backfill run --concurrency 8` · `run --limit 5` · `run --user 0x… --end 2025-01-01` ·
-    `run --worker-id 0 --total-workers 4`
+    `run --worker-id 0 --total-workers 4` · `run --only truncated --source other`
     """
     settings = load_settings(concurrency=concurrency, lane=lane)
+    host = load_source(settings, source or MAIN_SOURCE)
     users = read_users(user, users_file)
     window = parse_window(settings, start, end)
     if worker_id >= total_workers:
         raise UsageError(f"--worker-id {worker_id} is not one of 0 to {total_workers - 1} (--total-workers).")
+    shard = Shard(worker_id, total_workers)
     with prepared(settings) as (dsn, console):
+        if only:
+            users = _choose(settings, dsn, console, only, shard, users, source)
+            if not users:
+                raise typer.Exit(EXIT_DONE)
         code = _backfill(
             settings,
             dsn,
             console,
             window,
             users=users,
-            shard=Shard(worker_id, total_workers),
+            shard=shard,
             limit=limit,
             twap=twap,
             volume_check=volume_check,
+            source=host,
+            ask=bool(only and source),
         )
     raise typer.Exit(code)
 
@@ -95,12 +114,14 @@ def retry(
     lane: LaneOption = None,
     twap: TwapOption = Twap.AUTO,
     volume_check: VolumeOption = False,
+    source: SourceOption = None,
 ) -> None:
     """Try failed users again, all or those named, however often they have failed.
 
     A user that fails VIGIL_USER_ATTEMPTS times is parked: `run` passes over it, `status` tells why it failed.
     """
     settings = load_settings(concurrency=concurrency, lane=lane)
+    host = load_source(settings, source or MAIN_SOURCE)
     named = read_users(user, users_file)
     with prepared(settings) as (dsn, console):
         failed = [one for one in run_async(_read_failed(dsn)) if named is None or one.user in set(named)]
@@ -114,7 +135,16 @@ def retry(
         )
         users = [one.user for one in failed]
         code = _backfill(
-            settings, dsn, console, window, users=users, limit=limit, retry=True, twap=twap, volume_check=volume_check
+            settings,
+            dsn,
+            console,
+            window,
+            users=users,
+            limit=limit,
+            retry=True,
+            twap=twap,
+            volume_check=volume_check,
+            source=host,
         )
     raise typer.Exit(code)
 
@@ -124,7 +154,7 @@ def _backfill(settings: Settings, dsn: str, console: Console, window: Window, **
     with progress_display(console, settings.progress_seconds) as display:
         job = Run(settings, dsn, window, display=display, **what)
         console.print(
-            f"reading [{show_day(window.start_ms)}, {show_day(window.end_ms)}) from {settings.shown_api_url}, "
+            f"reading [{show_day(window.start_ms)}, {show_day(window.end_ms)}) from {job.source.shown_api_url}, "
             f"{settings.concurrency} users at a time, at most {job.rows_in_memory:,} rows in memory",
             highlight=False,
             soft_wrap=True,
@@ -140,6 +170,39 @@ def _backfill(settings: Settings, dsn: str, console: Console, window: Window, **
     return tally.exit_code
 
 
+def _choose(
+    settings: Settings,
+    dsn: str,
+    console: Console,
+    verdicts: list[Verdict],
+    shard: Shard,
+    named: list[str] | None,
+    source: str | None,
+) -> list[str]:
+    """The users with these verdicts, among those named if some are; says so when there are none."""
+    words = " or ".join(dict.fromkeys(verdicts))
+    if source is None:
+        nothing_more = f"{MAIN_SOURCE} has nothing more for users read already, unless the window is wider now"
+        console.print(f"{nothing_more}; --source NAME asks another host for them", highlight=False, soft_wrap=True)
+    asked = run_async(_read_users_to_ask(settings, dsn, verdicts, shard, source))
+    users = asked if named is None else [user for user in asked if user in set(named)]
+    if not users:
+        among = "user" if named is None else "user named"
+        console.print(f"no {among} has the verdict {words}: nothing to read", highlight=False)
+    return users
+
+
+async def _read_users_to_ask(
+    settings: Settings, dsn: str, verdicts: list[Verdict], shard: Shard, source: str | None
+) -> list[str]:
+    link = Link(dsn, settings)
+    try:  # a run that was killed may have left users that await their verdict
+        await Judge(link, shard.range, ask_for_slices=False).judge_all()
+        return await link.run(lambda connection: users_to_ask(connection, verdicts, source))
+    finally:
+        await link.close()
+
+
 async def _read_failed(dsn: str) -> list[FailedUser]:
     async with session(dsn) as connection:
         return await failed_users(connection)
@@ -150,9 +213,12 @@ def _summarize(console: Console, tally: Tally) -> None:
     console.print(done, highlight=False, soft_wrap=True)
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
         console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
-    elif tally.users_claimed == 0:
+    elif tally.users_claimed == 0 and not tally.users_elsewhere:
         nothing = "nothing to read: each user known or named is complete for this window (`users add` makes more known)"
         console.print(nothing, highlight=False, soft_wrap=True)
+    for source, users in tally.users_elsewhere.items():
+        left = f"{users:,} users wait for what {source} has of them and were left alone"
+        console.print(f"{left}: `run --only truncated --source {source}`", highlight=False, soft_wrap=True)
     if tally.users_left_failed:
         failed = (
             f"{tally.users_left_failed:,} users failed: `vigil-backfill status` tells why, `retry` tries them again"

@@ -48,6 +48,10 @@ LaneOption = Annotated[
     str | None,
     typer.Option("--lane", metavar="NAME", help="The address this worker asks from.  [default: the host's name]"),
 ]
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--source", metavar="NAME", help="The host to ask, from the sources file.  [default: hyperliquid]"),
+]
 StartOption = Annotated[str, typer.Option(help="First instant: ISO date (UTC) or ms since 1970.")]
 EndOption = Annotated[str, typer.Option(help="End, exclusive: ISO date (UTC) or ms since 1970.")]
 

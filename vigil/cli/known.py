@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import aclosing
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -121,8 +121,19 @@ def _print_status(found: Status) -> None:
     }
     for name, value in rows.items():
         print(f"{name:<14} {value}")
+    for row in found.verdicts:
+        print(f"verdict: {_describe_verdict(row)}")
+    if found.unjudged:
+        print(f"verdict: {found.unjudged:,} users await theirs")
     for row in found.lanes:
         share, used = row["share_weight"], row["used_weight"]
         print(f"lane: {row['lane']}, {row['workers']} workers, {used:,} of {share:,} weight used in the last period")
     for row in found.errors:
         print(f"failed: {row['user_address']} after {row['attempts']} attempts: {row['last_error']}")
+
+
+def _describe_verdict(row: dict[str, Any]) -> str:
+    text = f"{row['verdict']} {row['users']:,} users, {row['fills']:,} fills, notional {row['notional']:,.0f}"
+    if row["captured_share"] is not None:
+        text += f", {row['captured_share']:.0%} of the lifetime volume of {row['users_with_volume']:,} captured"
+    return text

@@ -14,7 +14,12 @@ Must not know HTTP, weight or faults.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from msgspec.json import decode as decode_json
 
 from .population import History, Population
 from .replay import Recording
@@ -61,6 +66,22 @@ class Exchange:
         low, high = _window(slices, start_ms, end_ms, 0, len(slices.rows))
         return slices.rows[low : min(high, low + self._page_rows)]
 
+    def lifetime_volume(self, user: str, now_ms: int) -> Decimal:
+        """`cumVlm` of `userRateLimit`: price times size of the user's whole history, lost rows included.
+
+        What exactly the real one counts is unproven. Of recorded users it is all that is recorded.
+        """
+        if self._recording is not None and user in self._recording.users:
+            recorded = self._recording.users[user]
+            slices = [decode_json(row)["fill"] for row in recorded.twap_slices.rows]
+            return _notional([*recorded.fills.decoded(), *slices])
+        index = self._population.index(user)
+        if index is None:
+            return Decimal(0)
+        history = self._population.history(index, now_ms)
+        newest = bisect_right(history.times, now_ms)
+        return _notional(decode_json(row) for row in history.rows[:newest])
+
     def truth(self, user: str, start_ms: int, end_ms: int | None, now_ms: int) -> Truth:
         """Every fill of the window that can be reached now, and how many retention took."""
         history, oldest, newest = self._reachable(user, now_ms)
@@ -90,6 +111,10 @@ class Exchange:
         if self._recording is None or user not in self._recording.users:
             return NOTHING
         return self._recording.users[user].twap_slices
+
+
+def _notional(fills: Iterable[dict[str, Any]]) -> Decimal:
+    return sum((Decimal(fill["px"]) * Decimal(fill["sz"]) for fill in fills), Decimal(0))
 
 
 def _window(history: History, start_ms: int, end_ms: int | None, oldest: int, newest: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
@@ -26,6 +26,7 @@ from .weights import ARRIVAL_WEIGHT, WeightMeter, answer_weight
 # Charges kept for tests: some hours of a spent budget.
 _KEPT_CHARGES = 100_000
 _UNLIMITED_WEIGHT = 2**62
+_RATE_LIMIT = "userRateLimit"
 
 
 @dataclass
@@ -65,7 +66,7 @@ class InfoDesk:
         remote = request.remote or "?"
         self.stats.requests += 1
         try:
-            asked = wire.parse(body)
+            asked = _understood(body)
         except wire.Malformed as reason:
             asked, refusal = None, str(reason)
         self.stats.by_type[asked.type if asked else "malformed"] += 1
@@ -84,12 +85,25 @@ class InfoDesk:
         finally:  # also when the client went away: the exchange has done the work
             rows = self._rows(asked)
             self._settle(remote, len(rows))
+        if asked.type == _RATE_LIMIT and fault in ROW_KINDS:
+            fault = None  # it has no rows to spoil
         if fault is not None:
             return await self._perform(fault, request, asked, rows)
         self.stats.rows_served += len(rows)
-        return wire.page(request, rows)
+        return self._whole(request, asked, rows)
+
+    def _whole(self, request: web.Request, asked: wire.InfoRequest, rows: list[str]) -> web.Response:
+        """The right answer."""
+        return self._rate_limit(asked.user) if asked.type == _RATE_LIMIT else wire.page(request, rows)
+
+    def _rate_limit(self, user: str) -> web.Response:
+        """The answer to `userRateLimit`."""
+        volume = self._exchange.lifetime_volume(user, self._now_ms())
+        return web.json_response({"cumVlm": f"{volume:f}", "nRequestsUsed": 1, "nRequestsCap": 10_000})
 
     def _rows(self, asked: wire.InfoRequest) -> list[str]:
+        if asked.type == _RATE_LIMIT:
+            return []
         if asked.type == "userFills":
             return self._exchange.newest_fills(asked.user, self._now_ms())
         if asked.type == "userTwapSliceFillsByTime":
@@ -109,9 +123,9 @@ class InfoDesk:
             return wire.page(request, spoiled)
         self.stats.faults[fault] += 1
         if fault == "cut":
-            return await wire.cut(request, wire.page(request, rows))
+            return await wire.cut(request, self._whole(request, asked, rows))
         if fault == "drip":
-            return await wire.drip(request, wire.page(request, rows), self._config.faults.drip_seconds)
+            return await wire.drip(request, self._whole(request, asked, rows), self._config.faults.drip_seconds)
         if fault == "hang":
             return await wire.hang(request, self._config.faults.hang_seconds)
         return wire.reset(request)
@@ -130,3 +144,11 @@ class InfoDesk:
     def _record_charge(self, weight: int) -> None:
         self.stats.weight_spent += weight
         self.charges.append((time.monotonic(), weight))
+
+
+def _understood(body: bytes) -> wire.InfoRequest:
+    """What is asked. `userRateLimit` has the members of `userFills`: a user, and no window. Raises: Malformed."""
+    name, alike = f'"{_RATE_LIMIT}"'.encode(), b'"userFills"'
+    if body.count(name) != 1:
+        return wire.parse(body)
+    return replace(wire.parse(body.replace(name, alike)), type=_RATE_LIMIT)

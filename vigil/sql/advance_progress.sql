@@ -10,8 +10,11 @@ UPDATE backfill_progress AS p SET
         ELSE coalesce(b.cursor_ms, p.cursor_ms)
     END,
     slices_cursor_ms = CASE WHEN b.slices THEN coalesce(b.cursor_ms, p.slices_cursor_ms) ELSE p.slices_cursor_ms END,
-    until_ms = CASE WHEN b.done AND NOT b.slices THEN NULL ELSE p.until_ms END,
-    sources = CASE WHEN b.done AND p.source <> ALL (p.sources) THEN p.sources || p.source ELSE p.sources END,
+    until_ms = CASE WHEN NOT b.finished THEN p.until_ms END,
+    sources = CASE
+        WHEN b.done AND NOT b.slices AND p.source <> ALL (p.sources) THEN p.sources || p.source
+        ELSE p.sources
+    END,
     completed = b.finished,
     completed_at = CASE WHEN b.finished THEN now() END,
     fills_count = p.fills_count + b.inserted,
@@ -27,8 +30,8 @@ FROM (
     SELECT
         told.*,
         told.done AND (
-            told.slices OR NOT progress.slices_wanted OR progress.until_ms IS NOT NULL
-            OR progress.slices_cursor_ms >= progress.window_end_ms
+            told.slices OR NOT progress.slices_wanted
+            OR coalesce(progress.slices_cursor_ms >= progress.window_end_ms, false)
         ) AS finished
     FROM unnest(
         $2::text[], $3::bigint[], $4::boolean[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::boolean[],

@@ -1,4 +1,7 @@
--- Users of the shards [$3, $4) with something to read in [$1, $2).
+-- Users of the shards [$3, $4) with something to read in [$1, $2) from source $5; $6: it serves TWAP slices too.
 SELECT count(*) FROM backfill_progress
 WHERE state = 'pending' AND shard >= $3 AND shard < $4
-    AND backfill_unread(cursor_ms, window_start_ms, slices_wanted, slices_cursor_ms, $1, $2);
+    AND CASE
+        WHEN until_ms IS NOT NULL THEN source = $5 AND (cursor_ms < until_ms OR $6)
+        ELSE backfill_unread(cursor_ms, window_start_ms, slices_wanted AND $6, slices_cursor_ms, $1, $2)
+    END;

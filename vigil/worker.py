@@ -1,0 +1,125 @@
+"""One worker: its identity, its sessions, the client and its part in the lane, opened and closed in order.
+
+What a backfill and an audit have in common: both ask the exchange within the budget of their
+address, which they share with every other worker of the lane, and both must be believed alive
+while they hold users. A worker that is closed leaves the lane what it did not spend, and its users free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from vigil.api import FetchPage, HyperliquidAPI
+from vigil.claims import Claims, Window, hold_worker_lock, new_worker_id, session_name
+from vigil.db import Link
+from vigil.errors import VigilError
+from vigil.fills import Stream
+from vigil.lanes import Lane
+from vigil.settings import Settings
+from vigil.sources import Source
+
+log = logging.getLogger(__name__)
+
+FAULTS_SECONDS = 5.0
+"""Between two times that the exchange's faults are stored: so many a `kill -9` can leave uncounted."""
+
+
+class Worker:
+    """An async context manager; while it is open, somebody must run its `duties`.
+
+    `enroll` makes the users of the claims known first, before there is a lease to keep. `source` is
+    the host to ask, None the exchange. `claiming` goes to `Claims`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dsn: str,
+        window: Window,
+        *,
+        enroll: bool = False,
+        source: Source | None = None,
+        **claiming: Any,
+    ) -> None:
+        self.id = new_worker_id()
+        self.session = session_name(self.id)
+        control = {**self.session, "synchronous_commit": "off"}  # a claim lost in a crash is only claimed again
+        self.control = Link(dsn, settings, prepare=hold_worker_lock(self.id), server_settings=control)
+        self.claims = Claims(self.control, settings, self.id, window, source=source, **claiming)
+        self.api = HyperliquidAPI(settings, source=source)
+        self.pages: dict[Stream, FetchPage] = {
+            Stream.FILLS: self.api.get_user_fills_by_time,
+            Stream.SLICES: self.api.get_user_twap_slice_fills_by_time,
+        }
+        self.lane = Lane(self.control, settings, self.id, self.api.limiter, self.api.source)
+        self._enroll = enroll
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.control.close)
+            await stack.enter_async_context(self.api)
+            self.api.limiter.resize(0)  # until the lane has agreed on a share
+            if self._enroll:
+                await self.claims.enroll()
+            await self.claims.register()
+            stack.push_async_callback(self._release)
+            await self.lane.agree()
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    def duties(self) -> list[Coroutine[Any, Any, None]]:
+        """What must go on beside the work, until cancelled: the lease, the share of the lane, the count of faults."""
+        return [self.claims.keep_lease(), self.lane.keep(), self._save_faults()]
+
+    async def _save_faults(self) -> None:
+        while True:
+            await asyncio.sleep(FAULTS_SECONDS)
+            await self.claims.save_faults(self.api.faults)
+
+    async def _release(self) -> None:
+        async def leave() -> None:
+            await self.lane.leave()
+            await self.claims.save_faults(self.api.faults)
+            await self.claims.release()
+
+        try:
+            await asyncio.shield(leave())
+        except VigilError as error:
+            log.debug("the claims were not released, others take them over: %s", error)
+
+
+@contextmanager
+def signals(handler: Callable[[int, asyncio.Task[Any]], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `handler(signum, current task)` while the block runs."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, handler, signum, task)
+    try:
+        yield
+    finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signum)
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> VigilError:
+    """The error to tell: the first of ours. Raises: the group itself if none is."""
+    ours = group.subgroup(VigilError)
+    while isinstance(ours, BaseExceptionGroup):
+        ours = ours.exceptions[0]  # type: ignore[assignment]
+    if ours is None:
+        raise group
+    assert isinstance(ours, VigilError)  # noqa: S101
+    return ours
