@@ -191,6 +191,7 @@ class HyperliquidAPI:
         ticket.answered = True
         self._answered_once, self._silent_since = True, None
         self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
+        self.faults[Fault.ODD_ROWS] += page.odd_rows
         self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
         return page
 

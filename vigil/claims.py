@@ -29,6 +29,7 @@ from vigil.address import shard_of, shard_range
 from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost
 from vigil.fills import Key
+from vigil.limiter import OVERSHOOT_WEIGHT
 from vigil.settings import Settings
 
 ENROLL_TIMEOUT_SECONDS = 3600.0
@@ -113,6 +114,7 @@ class Claims:
         self._mine = None if users is None else [u for u in users if shard_of(u, shard.total) == shard.index]
         self._lists: deque[list[str]] = deque(_split(self._mine) if self._mine is not None else ())
         self._left = limit
+        self._nothing_left = False
         self._turn = asyncio.Lock()
         self._place = self._start = (shard.range[0], "")  # shard and address of the last claim
 
@@ -168,6 +170,15 @@ class Claims:
 
         return await self._link.run(count)
 
+    async def canary(self) -> tuple[str, int, int] | None:
+        """A user that has been read, and a millisecond, first and last, to ask for; None if nobody has been yet."""
+
+        async def ask(connection: Connection) -> tuple[str, int, int] | None:
+            row = await connection.fetchrow(sql("canary"))
+            return None if row is None else (row["user_address"], row["last_ms"], row["last_ms"])
+
+        return await self._link.run(ask)
+
     async def save_faults(self, faults: Mapping[str, int]) -> None:
         """Store what the exchange did wrong in this worker's life so far, by kind."""
         counted = {str(kind): count for kind, count in faults.items() if count}
@@ -184,7 +195,7 @@ class Claims:
         Waits while the only users left are in other workers' hands: they may die yet.
         """
         async with self._turn:
-            while self._left is None or self._left > 0:
+            while not self._nothing_left and (self._left is None or self._left > 0):
                 tried: list[str] = []  # users whose claim may have been committed although we never heard so
                 claim = await self._link.run(partial(self._claim, tried))
                 if claim is not None:
@@ -195,8 +206,14 @@ class Claims:
                     break
                 await asyncio.sleep(POLL_SECONDS)
                 await self._bury_the_dead()
-            self._left = 0
+            self._nothing_left = True
             return None
+
+    async def look_again(self) -> bool:
+        """Whether there is something to claim after all, now that what was claimed so far is committed."""
+        async with self._turn:
+            self._nothing_left = self._left == 0 or not await self._others_are_busy()
+            return not self._nothing_left
 
     async def keep_lease(self) -> None:
         """Renew the lease until cancelled. Raises: ClaimLost when another worker took over."""
@@ -229,7 +246,7 @@ class Claims:
 
         async def retire(connection: Connection) -> None:
             async with connection.transaction():
-                await connection.execute(sql("retire_workers"), [self.worker_id])
+                await connection.execute(sql("retire_workers"), [self.worker_id], OVERSHOOT_WEIGHT)
                 await connection.execute(sql("release_orphans"))
 
         await self._link.run(retire, patience=2)
@@ -288,8 +305,11 @@ class Claims:
 
         async def ask(connection: Connection) -> bool:
             if self._mine is None:
-                await connection.execute(sql("reopen"), *window, *self._shard.range)
-                return bool(await connection.fetchval(sql("others_users"), self.worker_id, *self._shard.range, *window))
+                left = await connection.fetchrow(sql("others_users"), self.worker_id, *self._shard.range, *window)
+                assert left is not None  # noqa: S101  it always has a row
+                if left["narrower"]:
+                    await connection.execute(sql("reopen"), *window, *self._shard.range)
+                return bool(left["narrower"] or left["busy"])
             busy = []
             for users in _split(self._mine):
                 await connection.execute(sql("reopen_listed"), *window, users)
@@ -305,7 +325,8 @@ class Claims:
             await connection.execute(sql("end_expired_sessions"), self.worker_id)
             async with connection.transaction():
                 found = await connection.fetch(sql("suspect_workers"), self.worker_id, seconds(GRACE_SECONDS))
-                await connection.execute(sql("retire_workers"), [row["worker_id"] for row in found if row["dead"]])
+                dead = [row["worker_id"] for row in found if row["dead"]]
+                await connection.execute(sql("retire_workers"), dead, OVERSHOOT_WEIGHT)
                 await connection.execute(sql("release_orphans"))
 
         await self._link.run(bury)

@@ -26,7 +26,15 @@ from vigil.blame import SILENT_USERS, Blame
 from vigil.claims import EVERYBODY, Claims, Shard, Window, hold_worker_lock, new_worker_id, session_name
 from vigil.cursor import PAGE_ROWS
 from vigil.db import Link, session
-from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, StoreError, VigilError
+from vigil.errors import (
+    EXIT_DONE,
+    EXIT_SOME_USERS_FAILED,
+    ExchangeRefused,
+    ExchangeUnavailable,
+    MalformedReply,
+    StoreError,
+    VigilError,
+)
 from vigil.lanes import Lane
 from vigil.migrate import Migration, migrate
 from vigil.pager import read_user
@@ -117,8 +125,7 @@ class Run:
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
         worker_id = new_worker_id()
         name = session_name(worker_id)
-        control = {**name, "synchronous_commit": "off"}  # a claim lost in a crash is only claimed again
-        self._control = Link(dsn, settings, prepare=hold_worker_lock(worker_id), server_settings=control)
+        self._control = Link(dsn, settings, prepare=hold_worker_lock(worker_id), server_settings=name)
         writing = {**name, **WRITER_SESSION}
         self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=writing)
         self._store = Store(self._writing, worker_id, lease_seconds=settings.lease_seconds)
@@ -194,10 +201,16 @@ class Run:
     async def _fetch(self) -> None:
         """Page users until none is left; an exchange that answers nobody ends it, with the queue still to drain."""
         try:
-            async with asyncio.TaskGroup() as pagers:
-                for _ in range(self._settings.concurrency):
-                    pagers.create_task(self._page_users())
-            await self._put_all(self._blame.rest())
+            while True:
+                async with asyncio.TaskGroup() as pagers:
+                    for _ in range(self._settings.concurrency):
+                        pagers.create_task(self._page_users())
+                if self._blame.suspects_outage:
+                    await self._ask_canary()
+                await self._put_all(self._blame.rest())
+                await self._queue.join()
+                if not await self._claims.look_again():  # who was set free after an outage is there again
+                    break
         except* VigilError as group:
             self._stopped_by = _first_cause(group)
 
@@ -206,7 +219,16 @@ class Run:
         while (claim := await self._claims.next()) is not None:
             self.tally.users_claimed += 1
             error = await read_user(claim, self._api.get_user_fills_by_time, self._put, self._api.faults)
+            if error is not None and self._blame.at_the_brink:
+                await self._ask_canary()
             await self._put_all(self._blame.hear(claim.user, error, now()))
+
+    async def _ask_canary(self) -> None:
+        """Before an outage is believed: does the exchange answer for a user whom it has answered before?"""
+        if (canary := await self._claims.canary()) is not None:
+            with suppress(ExchangeUnavailable, MalformedReply, ExchangeRefused):
+                await self._api.get_user_fills_by_time(*canary)
+                await self._put_all(self._blame.vouch())
 
     async def _put_all(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
@@ -252,10 +274,15 @@ class Run:
             await self._claims.save_faults(self._api.faults)
             await self._claims.release()
 
+        leaving = asyncio.ensure_future(leave())
         try:
-            await asyncio.shield(leave())
+            await asyncio.shield(leaving)
         except VigilError as error:
             log.debug("the claims were not released, others take them over: %s", error)
+        except asyncio.CancelledError:
+            leaving.cancel()
+            await asyncio.wait({leaving})
+            raise
 
 
 @contextmanager

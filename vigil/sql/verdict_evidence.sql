@@ -119,53 +119,61 @@ reordered AS (
                 CASE WHEN trail.closes THEN trail.exit ELSE m.ends[m.links + 1] END AS exit
             FROM moments AS m
             LEFT JOIN LATERAL (
-                WITH RECURSIVE ranked AS (
+                SELECT found.*
+                FROM (
+                    -- A gate, kept by OFFSET 0: as the join's condition it would be looked at after each search.
+                    SELECT WHERE m.links > 0 AND (
+                        m.broken > 0
+                        OR NOT m.ordered AND abs(m.starts[1] - m.ends[m.links + 1])
+                        <= greatest(0.000001, 0.000000000001 * greatest(abs(m.starts[1]), abs(m.ends[m.links + 1])))
+                    )
+                    OFFSET 0
+                ) AS doubtful
+                CROSS JOIN LATERAL (
+                    WITH RECURSIVE ranked AS (
+                        SELECT
+                            *,
+                            coalesce(
+                                v - lag(v) OVER (ORDER BY v)
+                                > greatest(0.000001, 0.000000000001 * greatest(abs(v), abs(lag(v) OVER (ORDER BY v)))),
+                                true
+                            ) AS is_new
+                        FROM (
+                            SELECT place, 1 AS leaves, v FROM unnest(m.starts) WITH ORDINALITY AS s (v, place)
+                            UNION ALL
+                            SELECT place, -1, v FROM unnest(m.ends) WITH ORDINALITY AS e (v, place)
+                        ) AS ends
+                    ),
+                    numbered AS (SELECT *, sum(is_new::int) OVER (ORDER BY v) AS node FROM ranked),
+                    edges AS (
+                        SELECT
+                            min(node) FILTER (WHERE leaves = 1) AS start_node,
+                            min(node) FILTER (WHERE leaves = -1) AS end_node
+                        FROM numbered
+                        GROUP BY place
+                    ),
+                    nodes AS (
+                        SELECT
+                            node,
+                            sum(leaves) AS surplus,
+                            min(v) FILTER (WHERE leaves = 1) AS leaving,
+                            min(v) FILTER (WHERE leaves = -1) AS arriving
+                        FROM numbered
+                        GROUP BY node
+                    ),
+                    reached AS (
+                        SELECT coalesce(min(node) FILTER (WHERE surplus > 0), min(node)) AS node FROM nodes
+                        UNION
+                        SELECT edges.end_node FROM reached JOIN edges ON edges.start_node = reached.node
+                    )
                     SELECT
-                        *,
-                        coalesce(
-                            v - lag(v) OVER (ORDER BY v)
-                            > greatest(0.000001, 0.000000000001 * greatest(abs(v), abs(lag(v) OVER (ORDER BY v)))),
-                            true
-                        ) AS is_new
-                    FROM (
-                        SELECT place, 1 AS leaves, v FROM unnest(m.starts) WITH ORDINALITY AS s (v, place)
-                        UNION ALL
-                        SELECT place, -1, v FROM unnest(m.ends) WITH ORDINALITY AS e (v, place)
-                    ) AS ends
-                ),
-                numbered AS (SELECT *, sum(is_new::int) OVER (ORDER BY v) AS node FROM ranked),
-                edges AS (
-                    SELECT
-                        min(node) FILTER (WHERE leaves = 1) AS start_node,
-                        min(node) FILTER (WHERE leaves = -1) AS end_node
-                    FROM numbered
-                    GROUP BY place
-                ),
-                nodes AS (
-                    SELECT
-                        node,
-                        sum(leaves) AS surplus,
-                        min(v) FILTER (WHERE leaves = 1) AS leaving,
-                        min(v) FILTER (WHERE leaves = -1) AS arriving
-                    FROM numbered
-                    GROUP BY node
-                ),
-                reached AS (
-                    SELECT coalesce(min(node) FILTER (WHERE surplus > 0), min(node)) AS node FROM nodes
-                    UNION
-                    SELECT edges.end_node FROM reached JOIN edges ON edges.start_node = reached.node
-                )
-                SELECT
-                    coalesce(sum(surplus) FILTER (WHERE surplus > 0), 0) <= 1
-                    AND NOT EXISTS (SELECT FROM edges WHERE start_node NOT IN (SELECT node FROM reached)) AS closes,
-                    min(leaving) FILTER (WHERE surplus > 0) AS entry,
-                    min(arriving) FILTER (WHERE surplus < 0) AS exit
-                FROM nodes
-            ) AS trail ON m.links > 0 AND (
-                m.broken > 0
-                OR NOT m.ordered AND abs(m.starts[1] - m.ends[m.links + 1])
-                <= greatest(0.000001, 0.000000000001 * greatest(abs(m.starts[1]), abs(m.ends[m.links + 1])))
-            )
+                        coalesce(sum(surplus) FILTER (WHERE surplus > 0), 0) <= 1
+                        AND NOT EXISTS (SELECT FROM edges WHERE start_node NOT IN (SELECT node FROM reached)) AS closes,
+                        min(leaving) FILTER (WHERE surplus > 0) AS entry,
+                        min(arriving) FILTER (WHERE surplus < 0) AS exit
+                    FROM nodes
+                ) AS found
+            ) AS trail ON true
         ),
         -- A round trip leaves the position where the last other millisecond (which opens a stretch) left it.
         stretches AS (SELECT *, count(entry) OVER (ORDER BY time) AS stretch FROM entered),
