@@ -78,6 +78,9 @@ CREATE TABLE backfill_faults (
 DROP INDEX backfill_progress_pending;
 CREATE INDEX backfill_progress_pending ON backfill_progress (shard, user_address) WHERE state = 'pending';
 
+-- Each claim leaves a dead entry at the front of that index: few enough for the next run's first claim to step over.
+ALTER TABLE backfill_progress SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100000);
+
 -- Users that a run must open again are found without a scan: failed ones, and those read for a narrower window.
 CREATE INDEX backfill_progress_failed ON backfill_progress (failed_at) WHERE state = 'failed';
 CREATE INDEX backfill_progress_read_from ON backfill_progress (window_start_ms) WHERE state = 'completed';

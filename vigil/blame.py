@@ -46,7 +46,7 @@ class Blame:
         self._streak += 1
         if self._streak >= self._least and (not self._answered or now - self._since >= self._patience_seconds):
             raise self._nobody(user, error)
-        if self._answered and isinstance(error, ExchangeRefused):
+        if self._answered and _is_own_fault(error):
             return [Chunk(user, None, error=str(error))]
         self._held.append((user, error))
         return []
@@ -81,7 +81,7 @@ class Blame:
         outage = self.suspects_outage
         chunks = [
             Chunk(user, None, released=True)
-            if outage and not isinstance(error, ExchangeRefused)
+            if outage and not _is_own_fault(error)
             else Chunk(user, None, error=str(error))
             for user, error in self._held
         ]
@@ -90,7 +90,13 @@ class Blame:
 
     def _nobody(self, user: str, error: ExchangeError) -> ExchangeUnavailable | UsageError:
         text = f"The exchange gave no usable answer for {self._streak} users in a row, lastly {user}: {error}"
-        statuses = {error.status if isinstance(error, ExchangeRefused) else None for _, error in self._held}
-        if not self._answered and statuses <= MISDIRECTED:
+        errors = [error, *(held for _, held in self._held)]
+        misdirected = all(isinstance(one, ExchangeRefused) and one.status in MISDIRECTED for one in errors)
+        if not self._answered and misdirected:
             return UsageError(text, hint="Check VIGIL_API_URL: it must be the exchange's info endpoint.")
         return ExchangeUnavailable(text, hint="Nothing is lost: run the same command again later.")
+
+
+def _is_own_fault(error: ExchangeError) -> bool:
+    """Whether the exchange has understood the request and refused this very user."""
+    return isinstance(error, ExchangeRefused) and error.status not in MISDIRECTED

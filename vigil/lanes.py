@@ -6,7 +6,8 @@ through the database, each telling once a second what it has spent and taking it
 - The *claim* of a worker is the greater of its share and of what it has spent within the last
   period. Its limiter never lets it spend more than its share, so until its next report a claim can
   only overstate what stands in the exchange's books. The claims of a lane, and what workers that
-  are gone have left in the current period, never add up to more than the address is allowed.
+  are gone have left in the current period, never add up to more than the address is allowed and
+  one overshoot.
 - A share shrinks at once, and before the others hear of it; it grows only by what the others'
   claims leave. So a newcomer starts with what is free, and takes over weight as fast as it leaves
   the books of those who had it: nothing is spent twice, and nothing lies idle for long.

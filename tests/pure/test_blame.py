@@ -180,6 +180,17 @@ def test_a_url_that_has_answered_is_the_right_one_whatever_it_says_later() -> No
         turns.end(*[refused(404)] * LEAST, seconds=PATIENCE_SECONDS)
 
 
+def test_a_status_that_speaks_of_the_url_blames_nobody_before_the_next_answer() -> None:
+    """A proxy in between may say it of everybody for a while."""
+    turns = Turns(answered=True)
+    turns.end(refused(404))
+    assert turns.failed == []
+    turns.end(None)
+    assert turns.failed == ["user 1"]
+    turns.end(*[refused(404)] * LEAST, None)
+    assert len(turns.released) == LEAST
+
+
 # At the end of the run
 
 
