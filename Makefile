@@ -47,7 +47,7 @@ types: $(STAMP) ## mypy --strict
 
 .PHONY: test
 test: lint types ## the gate: lint, types, all tests; tells which database it used and what it skipped
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 3 $(ARGS)
 
 .PHONY: demo
 demo: $(STAMP) ## a backfill against a simulated exchange and an embedded Postgres: no account, no Docker

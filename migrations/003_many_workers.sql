@@ -21,27 +21,31 @@ CREATE TABLE backfill_spent_weight (
 CREATE INDEX backfill_spent_weight_lane ON backfill_spent_weight (lane, expires_at);
 
 -- One worker of a lane after the other tells what it has spent and takes its share: `wanted`, as far as the claims of
--- the others and what the departed left of `allowed` permit, and never less than the `held` it has already. One
--- statement, so that a client that falls asleep can't keep the lane locked. NULL: this worker was taken over.
+-- the others, what the departed left and one `overshoot` for each other that has a share permit it, and never less than
+-- the `held` it has already. One statement, so that a client that falls asleep can't keep the lane locked; and its own
+-- row first, which its other session may be holding in the middle of a commit. NULL: this worker was taken over.
 CREATE FUNCTION backfill_take_share(
-    me bigint, wanted integer, held integer, allowed integer, wants_more boolean, used integer, minute interval,
-    weights integer[], seconds_left double precision[]
+    me bigint, wanted integer, held integer, allowed integer, overshoot integer, wants_more boolean, used integer,
+    minute interval, weights integer[], seconds_left double precision[]
 ) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     my_lane text;
     granted integer;
 BEGIN
-    SELECT lane INTO my_lane FROM backfill_workers WHERE worker_id = me;
+    SELECT lane INTO my_lane FROM backfill_workers WHERE worker_id = me FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
     PERFORM pg_advisory_xact_lock(1447643468, hashtext(my_lane));
-    SELECT greatest(held, least(wanted, allowed - claimed.weight - departed.weight)) INTO granted
+    SELECT greatest(held, least(wanted, allowed - overshoot * others.spenders - others.weight - departed.weight))
+    INTO granted
     FROM
         (
-            SELECT coalesce(sum(greatest(share_weight, used_weight)), 0) AS weight
+            SELECT
+                coalesce(sum(greatest(share_weight, used_weight)), 0) AS weight,
+                count(*) FILTER (WHERE share_weight > 0) AS spenders
             FROM backfill_workers WHERE lane = my_lane AND worker_id <> me
-        ) AS claimed,
+        ) AS others,
         (
             SELECT coalesce(sum(weight), 0) AS weight
             FROM backfill_spent_weight WHERE lane = my_lane AND expires_at > clock_timestamp()
@@ -73,6 +77,9 @@ CREATE TABLE backfill_faults (
 -- Users are claimed in the order of `shard`, so that any share of them is one range of this index.
 DROP INDEX backfill_progress_pending;
 CREATE INDEX backfill_progress_pending ON backfill_progress (shard, user_address) WHERE state = 'pending';
+
+-- Each claim leaves a dead entry at the front of that index: few enough for the next run's first claim to step over.
+ALTER TABLE backfill_progress SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100000);
 
 -- Users that a run must open again are found without a scan: failed ones, and those read for a narrower window.
 CREATE INDEX backfill_progress_failed ON backfill_progress (failed_at) WHERE state = 'failed';

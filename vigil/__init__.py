@@ -20,19 +20,22 @@ progress in one transaction (`store`). `pipeline` opens all this, stops it in or
     demo                     the whole job on one machine  rehearsal table against truth
     pipeline                 one run
     pager, writer, report    one user; the one writer; read-only questions
-    api, store               the exchange's door; the batch's transaction
+    blame                    whose fault it is when a user gets no answer (pure)
+    api, store, lanes        the exchange's door; the batch's transaction; shares of an address's budget
     claims                   whose user is whose: workers, leases, the fence
     db, migrate, embedded    connections that heal; schema; a Postgres for those without
     simulator                an exchange of one's own (shares nothing with what it judges)
     limiter                  the weight budget            cursor     how a history is walked (pure)
+    owners                   whose fill is whose (pure)
     fills                    what a fill is (pure)        address, settings, errors
     sql/                     every statement, one a file   ../migrations/  the schema
 
 **Words.** user: an address. fill: one execution of one user. page: one answer of the exchange.
 cursor: where a walk stands, in ms. progress: the cursor that is committed. claim: a user is one
 worker's. lease: how long a worker is believed alive unheard. worker: one process. weight: the
-exchange's currency. budget: weight a period. chunk: what one page leaves to commit. batch: chunks
-committed together. gap: a span in which rows may be missing. run: one `vigil-backfill run`.
+exchange's currency. budget: weight a period. lane: the workers behind one address, which share
+one budget. chunk: what one page leaves to commit. batch: chunks committed together. gap: a span in
+which rows may be missing. run: one `vigil-backfill run`.
 
 **Invariants.** Whoever changes the code keeps these; each has tests of its name.
 
@@ -52,6 +55,7 @@ committed together. gap: a span in which rows may be missing. run: one `vigil-ba
 - what a request costs, how the budget is kept: `limiter.py`
 - which errors are tried again, and by whom: `api.py`, `docs/errors.md`
 - who works on which user, in what order: `claims.py`, `sql/pick_*.sql`
+- how workers of one address share: `lanes.py`, `migrations/003_many_workers.sql`
 - a setting: `settings.py` and `.env.example`; a command: `cli.py`
 - how the exchange behaves in tests: `simulator/`
 """

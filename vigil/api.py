@@ -41,7 +41,7 @@ from vigil.errors import (
     UsageError,
 )
 from vigil.fills import Page, Stream, UndecodablePage, decode_page
-from vigil.limiter import Prices, Ticket, WeightLimiter
+from vigil.limiter import Ticket, WeightLimiter, prices_of
 from vigil.owners import Owners
 from vigil.settings import Settings, load_settings
 from vigil.sources import Source, main_source
@@ -84,7 +84,7 @@ class HyperliquidAPI:
     ) -> None:
         self.settings = settings or load_settings(requests_per_minute=requests_per_minute)
         self.source = source or main_source(self.settings)
-        self._prices = Prices(self.source.base_weight, self.source.rows_per_weight, self.source.page_rows)
+        self._prices = prices_of(self.source)
         self.limiter = limiter or WeightLimiter(
             self.source.weight_per_minute,
             self.settings.weight_period_seconds,
@@ -186,6 +186,7 @@ class HyperliquidAPI:
 
         page = await self._ask(request, read, lambda page: self._prices.page(page.rows))
         self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
+        self.faults[Fault.ODD_ROWS] += page.odd_rows
         self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
         return page
 

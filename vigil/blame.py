@@ -2,8 +2,9 @@
 
 A user that fails between others that are answered fails alone. Many in a row are an outage: their
 users are set free again, without a failed try. So a failure is held back until the next answer
-tells which of the two it was. What the exchange refuses (422) it has understood, and blames itself,
-once it has shown that it answers anybody.
+tells which of the two it was; and before an outage is believed, somebody who was answered before
+is asked for again. What the exchange refuses (422) it has understood: that user is to blame, once
+the exchange has shown that it answers anybody.
 """
 
 from __future__ import annotations
@@ -40,22 +41,47 @@ class Blame:
         """
         if error is None:
             self._answered, self._streak = True, 0
-            return self.rest()
+            return self._judged()
         self._since = self._since if self._streak else now
         self._streak += 1
         if self._streak >= self._least and (not self._answered or now - self._since >= self._patience_seconds):
             raise self._nobody(user, error)
-        if self._answered and isinstance(error, ExchangeRefused):
+        if self._answered and _is_own_fault(error):
             return [Chunk(user, None, error=str(error))]
         self._held.append((user, error))
         return []
 
+    @property
+    def at_the_brink(self) -> bool:
+        """Whether one more failure makes it an outage: the time to ask for somebody who was answered before."""
+        return (self._streak + 1) % self._least == 0
+
+    @property
+    def suspects_outage(self) -> bool:
+        """Whether those held back are too many to be to blame."""
+        return len(self._held) >= self._least
+
+    def vouch(self) -> list[Chunk]:
+        """The exchange answers for somebody else: returns those held back, who are to blame then."""
+        self._answered, self._streak = True, 0
+        chunks = [Chunk(user, None, error=str(error)) for user, error in self._held]
+        self._held.clear()
+        return chunks
+
     def rest(self) -> list[Chunk]:
-        """Those still held back, when there is an answer, or nobody left to ask."""
-        outage = len(self._held) >= self._least
+        """Those still held back, when nobody is left to ask.
+
+        Raises: ExchangeUnavailable when they are an outage: they stay unread, so the run is not done.
+        """
+        if self.suspects_outage:
+            raise self._nobody(*self._held[-1])
+        return self._judged()
+
+    def _judged(self) -> list[Chunk]:
+        outage = self.suspects_outage
         chunks = [
             Chunk(user, None, released=True)
-            if outage and not isinstance(error, ExchangeRefused)
+            if outage and not _is_own_fault(error)
             else Chunk(user, None, error=str(error))
             for user, error in self._held
         ]
@@ -64,7 +90,13 @@ class Blame:
 
     def _nobody(self, user: str, error: ExchangeError) -> ExchangeUnavailable | UsageError:
         text = f"The exchange gave no usable answer for {self._streak} users in a row, lastly {user}: {error}"
-        statuses = {error.status if isinstance(error, ExchangeRefused) else None for _, error in self._held}
-        if not self._answered and statuses <= MISDIRECTED:
+        errors = [error, *(held for _, held in self._held)]
+        misdirected = all(isinstance(one, ExchangeRefused) and one.status in MISDIRECTED for one in errors)
+        if not self._answered and misdirected:
             return UsageError(text, hint="Check VIGIL_API_URL: it must be the exchange's info endpoint.")
         return ExchangeUnavailable(text, hint="Nothing is lost: run the same command again later.")
+
+
+def _is_own_fault(error: ExchangeError) -> bool:
+    """Whether the exchange has understood the request and refused this very user."""
+    return isinstance(error, ExchangeRefused) and error.status not in MISDIRECTED

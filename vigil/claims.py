@@ -29,6 +29,7 @@ from vigil.address import shard_of, shard_range
 from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost
 from vigil.fills import Key, Stream
+from vigil.limiter import prices_of
 from vigil.settings import Settings
 from vigil.sources import Source, main_source
 
@@ -115,6 +116,7 @@ class Claims:
         self.worker_id = worker_id
         self._slices = slices
         self._source = source.name
+        self._overshoot = prices_of(source).overshoot
         self._reads_slices = source.twap
         self._ask = ask
         self._link = link
@@ -198,6 +200,15 @@ class Claims:
 
         return await self._link.run(count)
 
+    async def canary(self) -> tuple[str, int, int] | None:
+        """A user that has been read, and a millisecond, first and last, to ask for; None if nobody has been yet."""
+
+        async def ask(connection: Connection) -> tuple[str, int, int] | None:
+            row = await connection.fetchrow(sql("canary"))
+            return None if row is None else (row["user_address"], row["last_ms"], row["last_ms"])
+
+        return await self._link.run(ask)
+
     async def save_faults(self, faults: Mapping[str, int]) -> None:
         """Store what the exchange did wrong in this worker's life so far, by kind."""
         counted = {str(kind): count for kind, count in faults.items() if count}
@@ -271,7 +282,7 @@ class Claims:
 
         async def retire(connection: Connection) -> None:
             async with connection.transaction():
-                await connection.execute(sql("retire_workers"), [self.worker_id])
+                await connection.execute(sql("retire_workers"), [self.worker_id], self._overshoot)
                 await connection.execute(sql("release_orphans"))
 
         await self._link.run(retire, patience=2)
@@ -337,10 +348,13 @@ class Claims:
 
         async def ask(connection: Connection) -> bool:
             if self._mine is None:
-                await connection.execute(sql("reopen"), *window, *self._shard.range)
-                return bool(
-                    await connection.fetchval(sql("others_users"), self.worker_id, *self._shard.range, *window, *source)
+                left = await connection.fetchrow(
+                    sql("others_users"), self.worker_id, *self._shard.range, *window, *source
                 )
+                assert left is not None  # noqa: S101  it always has a row
+                if left["narrower"]:
+                    await connection.execute(sql("reopen"), *window, *self._shard.range)
+                return bool(left["narrower"] or left["busy"])
             busy = []
             for users in _split(self._mine):
                 await connection.execute(sql("reopen_listed"), *window, users)
@@ -356,7 +370,8 @@ class Claims:
             await connection.execute(sql("end_expired_sessions"), self.worker_id)
             async with connection.transaction():
                 found = await connection.fetch(sql("suspect_workers"), self.worker_id, seconds(GRACE_SECONDS))
-                await connection.execute(sql("retire_workers"), [row["worker_id"] for row in found if row["dead"]])
+                dead = [row["worker_id"] for row in found if row["dead"]]
+                await connection.execute(sql("retire_workers"), dead, self._overshoot)
                 await connection.execute(sql("release_orphans"))
 
         await self._link.run(bury)

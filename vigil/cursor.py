@@ -9,9 +9,11 @@ cursor while we walked), and the walk records a gap instead of passing over it i
 
 Rules, in the order `Walk.take` applies them:
 - rows must ascend in time; a page that does not is refused whole (`PageRefused`);
-- rows outside [cursor, end) are dropped and counted; a full page with nothing else is refused;
+- rows outside [cursor, end) are dropped and counted; a full page with nothing else is refused, and
+  one that begins before the cursor and does not lead beyond it;
 - held rows are dropped; none of them there, twice in a row, means a gap of kind `retention`;
-- a page whose size is no cap of the server is the last one;
+- a page whose size is no cap of the server is the last one; a full page that leads on is not, also
+  when it holds rows beyond the end, which may be strays;
 - a full page inside one millisecond that is also the cursor can't be passed by asking again:
   a gap of kind `saturated` is recorded and the walk goes on one millisecond later (with nothing
   held: rows dropped right behind such a gap can't be told from it);
@@ -122,16 +124,19 @@ class Walk:
             if later.time < earlier.time:
                 raise PageRefused(Fault.OUT_OF_ORDER, f"a row of {later.time} follows one of {earlier.time}")
         inside = [fill for fill in page if self.cursor_ms <= fill.time < self.end_ms]
-        full = is_full(page.rows) if self._page_rows is None else may_be_cut(page.rows, self._page_rows)
+        # A cap may be met without the rows that should not be there: repeated ones, and those outside.
+        full = self._is_full(page.rows) or self._is_full(len(inside) + len(page.rejected))
         passed_end = any(fill.time >= self.end_ms for fill in page)
         last = self._last_ms_of(page, inside)
         if full and not passed_end and last is None:
             raise PageRefused(
                 Fault.NOT_ADVANCING, f"{page.rows} rows, none of them in [{self.cursor_ms}, {self.end_ms})"
             )
+        if full and last == self.cursor_ms and page[0].time < self.cursor_ms:  # `startTime` was passed over
+            raise PageRefused(Fault.NOT_ADVANCING, f"{page.rows} rows, none of them later than {self.cursor_ms}")
         gaps = self._hole_before(inside)
         fills = [fill for fill in inside if fill.key not in self._held]
-        if not full or passed_end or last is None:
+        if not full or last is None or (passed_end and last == self.cursor_ms):
             self._move_to(self.end_ms, ())
         elif last == self.cursor_ms:
             gaps += (Gap(last, last, GapKind.SATURATED),)
@@ -139,6 +144,9 @@ class Walk:
         else:
             self._move_to(last, (fill.key for fill in inside if fill.time == last))
         return Step(fills, self.cursor_ms, self.done, gaps, len(page) - len(inside))
+
+    def _is_full(self, rows: int) -> bool:
+        return is_full(rows) if self._page_rows is None else may_be_cut(rows, self._page_rows)
 
     def _last_ms_of(self, page: Page, inside: list[Fill]) -> int | None:
         """Where the next page is to start: the last fill's time.

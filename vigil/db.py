@@ -18,7 +18,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, TypeAlias, TypeVar
 
@@ -38,6 +38,7 @@ _AWAY = (
     asyncpg.PostgresConnectionError,  # 08
     asyncpg.InsufficientResourcesError,  # 53: disk full, out of memory, too many connections
     asyncpg.OperatorInterventionError,  # 57: shutdown, crash, not yet accepting
+    asyncpg.PostgresSystemError,  # 58: the server's disk fails
     asyncpg.TransactionRollbackError,  # 40: deadlock, serialization
     asyncpg.ReadOnlySQLTransactionError,  # 25006: failed over to a replica
     asyncpg.InternalClientError,  # asyncpg lost track: met when a session was ended while its process slept
@@ -153,7 +154,7 @@ class Link:
             self.reconnects += 1
             try:
                 if self._old_pid is not None:
-                    await connection.execute(sql("end_old_session"), self._old_pid)
+                    await self._guarded(connection, partial(_end_session, self._old_pid), timeout)
                 self._old_pid = connection.get_server_pid()
                 if self._prepare is not None:
                     await self._guarded(connection, self._prepare, timeout)
@@ -197,6 +198,10 @@ class Link:
                 await asyncio.wait({task}, timeout=5)
                 if task.done() and not task.cancelled():
                     task.exception()  # seen: it only says that the connection was closed
+
+
+async def _end_session(pid: int, connection: Connection) -> None:
+    await connection.execute(sql("end_old_session"), pid)
 
 
 async def _close(connection: Connection) -> None:

@@ -22,7 +22,7 @@ EXIT_SIGTERM = 143
 class Fault(StrEnum):
     """What an exchange can do wrong, counted in `backfill_faults` and shown by `status`; see `docs/errors.md`.
 
-    Requests, but for the last three, which count rows.
+    Requests, but for the last four, which count rows.
     """
 
     THROTTLED = "throttled"  # 429
@@ -40,6 +40,7 @@ class Fault(StrEnum):
     OVERLAP_MISSING = "overlap_missing"  # none of the fills held came back: retention slid, or the answer was wrong
     OUT_OF_WINDOW_ROWS = "out_of_window_rows"  # dropped
     DUPLICATE_ROWS = "duplicate_rows"  # twice in one page, stored once
+    ODD_ROWS = "odd_rows"  # numbers as text or text as numbers: read all the same
     REJECTED_ROWS = "rejected_rows"  # rows that could not be understood: in rejected_fills
 
 

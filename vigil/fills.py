@@ -100,6 +100,7 @@ class Fill(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False,
 
 _FIELD_OF_WIRE = {f.encode_name: f.name for f in msgspec.structs.fields(Fill) if not f.encode_name.startswith("#")}
 _AMOUNTS = ("px", "sz", "startPosition", "closedPnl", "fee", "builderFee")
+_WHOLE_NUMBERS = ("time", "oid", "tid", "twapId")
 _CONTENT = ("coin", "side", "px", "sz", "start_position", "dir", "closed_pnl", "hash", "oid", "crossed", "fee")
 
 
@@ -116,15 +117,23 @@ class Page(list[Fill]):
     """The fills of one answer in the order served, repeated rows dropped.
 
     `rows` is the number of rows served (what the exchange charges for), `rejected` those that
-    are not among the fills, `body_bytes` the size of the JSON.
+    are not among the fills, `odd_rows` how many had numbers as text or text as numbers, `body_bytes`
+    the size of the JSON.
     """
 
     def __init__(
-        self, fills: Iterable[Fill] = (), *, rejected: tuple[Rejected, ...] = (), rows: int = 0, body_bytes: int = 0
+        self,
+        fills: Iterable[Fill] = (),
+        *,
+        rejected: tuple[Rejected, ...] = (),
+        rows: int = 0,
+        odd_rows: int = 0,
+        body_bytes: int = 0,
     ) -> None:
         super().__init__(fills)
         self.rejected = rejected
         self.rows = rows
+        self.odd_rows = odd_rows
         self.body_bytes = body_bytes
 
 
@@ -153,11 +162,13 @@ def decode_page(body: bytes, stream: Stream = Stream.FILLS) -> Page:
     Raises: UndecodablePage when the body as a whole is not such an array.
     """
     rejected: list[Rejected] = []
+    odd_rows = 0
     rows = _decode_at_once(body, stream)
     if rows is None:
-        rows = _decode_row_by_row(body, rejected, stream)
+        rows, odd_rows = _decode_row_by_row(body, rejected, stream)
     served = len(rows) + len(rejected)
-    return Page(_settle(rows, rejected), rejected=tuple(rejected), rows=served, body_bytes=len(body))
+    fills = _settle(rows, rejected)
+    return Page(fills, rejected=tuple(rejected), rows=served, odd_rows=odd_rows, body_bytes=len(body))
 
 
 def _decode_at_once(body: bytes, stream: Stream) -> list[Fill] | None:
@@ -181,8 +192,10 @@ def _may_surprise(body: bytes) -> bool:
     return b"\\" in body or b'"#seq"' in body or b'"#extra"' in body
 
 
-def _decode_row_by_row(body: bytes, rejected: list[Rejected], stream: Stream) -> list[Fill]:
+def _decode_row_by_row(body: bytes, rejected: list[Rejected], stream: Stream) -> tuple[list[Fill], int]:
+    """The fills, and how many of them were written oddly."""
     fills: list[Fill] = []
+    odd_rows = 0
     for raw, row in _split(body):
         try:
             fill = _decode_ordinary(raw) if stream is Stream.FILLS else None
@@ -190,10 +203,17 @@ def _decode_row_by_row(body: bytes, rejected: list[Rejected], stream: Stream) ->
                 row = _parse(raw) if row is None else row
                 row = row if stream is Stream.FILLS else _flat_slice(row)
                 fill = _fill_from(row)
+                odd_rows += _is_odd(row)
             fills.append(fill)
         except (ValueError, TypeError, RecursionError) as error:
             rejected.append(Rejected(raw, str(error) or type(error).__name__, _readable_time(row)))
-    return fills
+    return fills, odd_rows
+
+
+def _is_odd(row: dict[str, Any]) -> bool:
+    """Whether an amount came as a number, or a whole number as text."""
+    numbers = (isinstance(row.get(name), (int, Decimal)) for name in _AMOUNTS)
+    return any(numbers) or any(isinstance(row.get(name), str) for name in _WHOLE_NUMBERS)
 
 
 def _split(body: bytes) -> list[tuple[str, Any]]:

@@ -39,12 +39,16 @@ from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
 
+from vigil.sources import Source
+
 BASE_WEIGHT = 20
 """Charged when a request arrives (DOC)."""
 ROWS_PER_WEIGHT = 20
 """Rows of an answer that one more unit of weight buys (DOC). Floor or ceil is unknown: we account ceil."""
 FULL_PAGE_WEIGHT = 120
 """The most a request is expected to cost: 20 + 2000 / 20."""
+OVERSHOOT_WEIGHT = FULL_PAGE_WEIGHT - BASE_WEIGHT
+"""By so much the last answer before a limit may exceed it."""
 SETTLED_PARTS = 100
 """A report tells in so many parts at most when the weight spent returns; that costs 1 % of a period."""
 CLOCK_MARGIN = 1e-4
@@ -77,6 +81,11 @@ class Prices:
 EXCHANGE_PRICES = Prices()
 
 
+def prices_of(source: Source) -> Prices:
+    """What a source charges."""
+    return Prices(source.base_weight, source.rows_per_weight, source.page_rows)
+
+
 def page_weight(rows: int) -> int:
     """Weight of the exchange's answer with so many rows."""
     return EXCHANGE_PRICES.page(rows)
@@ -104,6 +113,10 @@ class Budget:
         self._bucket = self._bucket_level(now) + weight_per_period - self.weight_per_period
         self.weight_per_period = weight_per_period
 
+    def owe(self, weight: int) -> None:
+        """Somebody else left this debt in the bucket."""
+        self._bucket -= weight
+
     def claimed(self, now: float) -> int:
         """Weight that the exchange may have counted in the period that ends now: requests in flight at their worst."""
         return self.used(now) + self.in_flight * self.worst
@@ -111,7 +124,8 @@ class Budget:
     def settled(self, now: float) -> list[tuple[int, float]]:
         """What is settled within the period that ends now: weight, and the seconds until it leaves the period.
 
-        At most `SETTLED_PARTS` of them; none leaves earlier than it does here.
+        None leaves earlier than it does here. At most `SETTLED_PARTS` of them and the margin's, or twice
+        as many when requests were given up, which count for two periods.
         """
         self.used(now)
         step = self.period_seconds / SETTLED_PARTS

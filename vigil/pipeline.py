@@ -24,7 +24,16 @@ from typing import Any
 from vigil.blame import SILENT_USERS, Blame
 from vigil.claims import EVERYBODY, Shard, Window
 from vigil.db import Link, session
-from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED, StoreError, UsageError, VigilError
+from vigil.errors import (
+    EXIT_DONE,
+    EXIT_SOME_USERS_FAILED,
+    ExchangeRefused,
+    ExchangeUnavailable,
+    MalformedReply,
+    StoreError,
+    UsageError,
+    VigilError,
+)
 from vigil.fills import Stream
 from vigil.judge import Judge
 from vigil.migrate import Migration, migrate
@@ -228,10 +237,12 @@ class Run:
                 async with asyncio.TaskGroup() as pagers:
                     for _ in range(self._settings.concurrency):
                         pagers.create_task(self._page_users())
+                if self._blame.suspects_outage:
+                    await self._ask_canary()
                 await self._put_all(self._blame.rest())
                 await self._queue.join()
                 await self._judge.judge_all()  # which may ask for more of some
-                if not await self._claims.look_again():
+                if not await self._claims.look_again():  # and who was set free after an outage is there again
                     break
         except* VigilError as group:
             self._stopped_by = first_cause(group)
@@ -248,7 +259,16 @@ class Run:
                 fetch_volume=self._fetch_volume,
                 page_rows=self.source.page_rows,
             )
+            if error is not None and self._blame.at_the_brink:
+                await self._ask_canary()
             await self._put_all(self._blame.hear(claim.user, error, now()))
+
+    async def _ask_canary(self) -> None:
+        """Before an outage is believed: does the exchange answer for a user whom it has answered before?"""
+        if (canary := await self._claims.canary()) is not None:
+            with suppress(ExchangeUnavailable, MalformedReply, ExchangeRefused):
+                await self._api.get_user_fills_by_time(*canary)
+                await self._put_all(self._blame.vouch())
 
     async def _put_all(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:

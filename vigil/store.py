@@ -97,12 +97,14 @@ class Store:
         self._worker_id = worker_id
         self._lease = seconds(lease_seconds)
         self._batch = 0
+        self._durable = 0  # the newest batch whose commit was confirmed
 
     async def commit(self, chunks: Sequence[Chunk]) -> Committed:
         """Apply the chunks, in order, in one transaction; returns when they are durable.
 
-        Raises: ClaimLost when another worker took over, StoreUnavailable when the database stays
-        away longer than the settings allow, StoreError otherwise. Then nothing was applied.
+        Raises: ClaimLost when another worker took over or the database lost an earlier batch,
+        StoreUnavailable when the database stays away longer than the settings allow, StoreError
+        otherwise. Then nothing was applied.
         """
         self._batch += 1
         applied: list[Committed] = []
@@ -112,12 +114,16 @@ class Store:
                 # Waits for an earlier try that is still committing.
                 fence = sql("fence_again" if applied else "fence")
                 newest = await connection.fetchval(fence, self._worker_id)
+                if newest is not None and newest < self._durable:
+                    raise commit_taken_back()
                 if applied and newest == self._batch:
                     return applied[-1]  # only the answer to COMMIT was lost
                 applied.append(await self._apply(connection, chunks, newest))
             return applied[-1]
 
-        return await self._link.run(attempt)
+        committed = await self._link.run(attempt)
+        self._durable = self._batch
+        return committed
 
     async def _apply(self, connection: Connection, chunks: Sequence[Chunk], newest: int | None) -> Committed:
         if newest is None:
@@ -165,6 +171,14 @@ class Store:
                 f"Some of {len(users)} users are no longer this worker's; the batch was not committed.",
                 hint="Run the same command again.",
             )
+
+
+def commit_taken_back() -> ClaimLost:
+    return ClaimLost(
+        "The database no longer has what it confirmed to have committed: a failover to a standby that lacked it, or a"
+        " crash without synchronous_commit. What this worker holds in memory would leave a hole behind that.",
+        hint="Nothing is lost: run the same command again, it goes on from what the database has.",
+    )
 
 
 async def prepare_staging(connection: Connection) -> None:

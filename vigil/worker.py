@@ -49,8 +49,7 @@ class Worker:
     ) -> None:
         self.id = new_worker_id()
         self.session = session_name(self.id)
-        control = {**self.session, "synchronous_commit": "off"}  # a claim lost in a crash is only claimed again
-        self.control = Link(dsn, settings, prepare=hold_worker_lock(self.id), server_settings=control)
+        self.control = Link(dsn, settings, prepare=hold_worker_lock(self.id), server_settings=self.session)
         self.claims = Claims(self.control, settings, self.id, window, source=source, **claiming)
         self.api = HyperliquidAPI(settings, source=source)
         self.pages: dict[Stream, FetchPage] = {
@@ -94,10 +93,15 @@ class Worker:
             await self.claims.save_faults(self.api.faults)
             await self.claims.release()
 
+        leaving = asyncio.ensure_future(leave())
         try:
-            await asyncio.shield(leave())
+            await asyncio.shield(leaving)
         except VigilError as error:
             log.debug("the claims were not released, others take them over: %s", error)
+        except asyncio.CancelledError:
+            leaving.cancel()
+            await asyncio.wait({leaving})
+            raise
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from vigil import claims as claims_module
 from vigil.address import shard_of
 from vigil.claims import EVERYBODY, LISTED_AT_ONCE, Claim, Claims, Shard, Window, hold_worker_lock, session_name
 from vigil.db import Link
+from vigil.db import sql as vigil_sql
 from vigil.errors import ClaimLost, StoreError
 from vigil.settings import Settings
 from vigil.store import Chunk, Store, prepare_staging
@@ -76,13 +77,15 @@ async def a_worker(
     lease: float = 60.0,
     enroll: bool = True,
     control_url: str | None = None,
+    attempts: int = 3,
+    retry: bool = False,
 ) -> AsyncIterator[Worker]:
     given: dict[str, Any] = {"lease_seconds": lease, "database_patience_seconds": 5.0, "database_timeout_seconds": 8.0}
-    settings = Settings(**{"_env_file": None, **given})
+    settings = Settings(**{"_env_file": None, "user_attempts": attempts, **given})
     name = session_name(number)
     control = Link(control_url or url, settings, prepare=hold_worker_lock(number), server_settings=name)
     writing = Link(url, settings, prepare=prepare_staging, server_settings=name)
-    claims = Claims(control, settings, number, window, shard=shard, users=users, limit=limit)
+    claims = Claims(control, settings, number, window, shard=shard, users=users, limit=limit, retry=retry)
     try:
         if enroll:
             await claims.enroll()
@@ -166,7 +169,7 @@ def test_the_shard_in_sql_is_the_shard_in_python(migrated_url: str) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("total", [3, 7])
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 50])
 @pytest.mark.parametrize("listed", [False, True])
 def test_shards_are_taken_by_their_workers_only(migrated_url: str, listed: bool, total: int) -> None:
     async def scenario() -> None:
@@ -180,6 +183,80 @@ def test_shards_are_taken_by_their_workers_only(migrated_url: str, listed: bool,
                 assert sorted(mine) == [user for user in users if shard_of(user, total) == index]
                 taken += mine
         assert sorted(taken) == users
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("place", [0, 1, 2**16 - 2, 2**16 - 1])
+def test_users_at_the_edges_of_a_shards_range_are_found_by_its_worker_and_by_no_other(
+    migrated_url: str, place: int
+) -> None:
+    """Of 2**16 shards each has 2**16 hashes: `place` is which of them the user has."""
+
+    async def scenario() -> None:
+        numbers = (f"0x{number:040x}" for number in range(10**7))
+        user = next(address for address in numbers if shard_of(address, 2**32) % 2**16 == place)
+        await known(migrated_url, [user])
+        total, index = 2**16, shard_of(user, 2**16)
+        for number, (shard, found) in enumerate([(index - 1, None), (index + 1, None), (index, user)], start=1):
+            async with a_worker(migrated_url, number, shard=Shard(shard % total, total)) as worker:
+                claim = await worker.claims.next()
+                assert (claim and claim.user) == found
+                assert (await worker.claims.count_pending(worker.control), found) in ((0, None), (0, user))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("shard", [EVERYBODY, Shard(1, 2)])
+def test_users_set_free_behind_the_last_claim_are_found_when_none_is_left_before_it(
+    migrated_url: str, shard: Shard
+) -> None:
+    async def scenario() -> None:
+        users = addresses(24)
+        await known(migrated_url, users)
+        in_order = sorted((u for u in users if shard_of(u, shard.total) == shard.index), key=hash_of)
+        async with a_worker(migrated_url, 1, shard=shard) as worker:
+            taken = [await worker.claims.next() for _ in in_order[:6]]
+            assert [claim and claim.user for claim in taken] == in_order[:6]
+            for user in (in_order[0], in_order[3]):
+                await worker.commit(Chunk(user, None, released=True))
+            rest = [claim.user for claim in await every(worker.claims)]
+            assert rest == [*in_order[6:], in_order[0], in_order[3]]
+            for user in (in_order[-1], in_order[2]):  # and again, from wherever the pointer stands then
+                await worker.commit(Chunk(user, None, released=True))
+            assert await ask(migrated_url, "SELECT sum(attempts) FROM backfill_progress") == 0
+        await tell(migrated_url, "DELETE FROM backfill_workers")
+        async with a_worker(migrated_url, 2, shard=shard) as heir:
+            assert sorted(claim.user for claim in await every(heir.claims)) == sorted(in_order)
+
+    run(scenario())
+
+
+def hash_of(user: str) -> int:
+    """The order in which users are claimed."""
+    return shard_of(user, 2**32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_that_give_users_back_at_random_still_find_them_all(migrated_url: str, seed: int) -> None:
+    async def scenario() -> None:
+        rng, users = random.Random(seed), addresses(40, seed)
+        await known(migrated_url, users)
+        async with a_worker(migrated_url, 1) as one, a_worker(migrated_url, 2, shard=Shard(1, 3)) as other:
+
+            async def work(worker: Worker) -> list[str]:
+                done = []
+                while (claim := await worker.claims.next()) is not None:
+                    if rng.random() < 0.5:
+                        await worker.commit(Chunk(claim.user, None, released=True))
+                    else:
+                        await worker.finish(claim)
+                        done.append(claim.user)
+                return done
+
+            done = await asyncio.gather(work(one), work(other))
+            assert sorted(done[0] + done[1]) == users
+            assert all(shard_of(user, 3) == 1 for user in done[1])
 
     run(scenario())
 
@@ -306,6 +383,91 @@ def test_a_failed_user_is_tried_again_by_the_next_run_and_not_by_this_one(migrat
             await worker.finish(claim)
         row = "SELECT state || ' ' || attempts FROM backfill_progress"
         assert await ask(migrated_url, row) == "completed 0"
+
+    run(scenario())
+
+
+async def failed(url: str, tries: dict[str, int]) -> None:
+    """Users that have failed so often."""
+    await tell(
+        url,
+        "INSERT INTO backfill_progress (user_address, attempts, failed_at, last_error)"
+        " SELECT u, n, now(), 'refused' FROM unnest($1::text[], $2::int[]) AS told (u, n)",
+        [*tries],
+        [*tries.values()],
+    )
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_users_that_keep_failing_are_parked_until_they_are_asked_for(migrated_url: str, listed: bool) -> None:
+    async def scenario() -> None:
+        once, twice, thrice, fresh, stranger = users = addresses(5)
+        await failed(migrated_url, {once: 1, twice: 2, thrice: 3})
+        await known(migrated_url, [fresh, stranger])
+        mine = [u for u in users if u != stranger] if listed else None
+        open_to_all = [] if listed else [stranger]
+        async with a_worker(migrated_url, 1, users=mine, attempts=2, enroll=False) as worker:
+            assert await worker.claims.count_failed() == 3
+            assert await worker.claims.count_pending(worker.control) == 1 + len(open_to_all)
+            await worker.claims.enroll()
+            assert await worker.claims.count_failed() == 2, "parked ones stay failed"
+            assert await worker.claims.count_pending(worker.control) == 2 + len(open_to_all)
+            taken = [claim.user for claim in await every(worker.claims)]
+            assert sorted(taken) == sorted([once, fresh, *open_to_all])
+            await worker.claims.release()
+        async with a_worker(migrated_url, 2, users=mine, attempts=2, retry=True) as worker:
+            assert await worker.claims.count_failed() == 0
+            assert {twice, thrice} <= {claim.user for claim in await every(worker.claims)}
+            kept = "SELECT string_agg(attempts::text, ' ' ORDER BY user_address) FROM backfill_progress"
+            expected = {once: 1, twice: 2, thrice: 3, fresh: 0, stranger: 0}
+            assert await ask(migrated_url, kept) == " ".join(str(expected[user]) for user in users)
+
+    run(scenario())
+
+
+def test_a_user_is_parked_after_so_many_runs_in_which_it_failed_and_success_begins_anew(migrated_url: str) -> None:
+    async def scenario() -> None:
+        (user,) = addresses(1)
+        await known(migrated_url, [user])
+        for number in (1, 2):
+            async with a_worker(migrated_url, number, attempts=2) as worker:
+                assert await worker.claims.next() is not None
+                await worker.commit(Chunk(user, None, error="refused"))
+                await worker.claims.release()
+        async with a_worker(migrated_url, 3, attempts=2) as worker:
+            assert await worker.claims.next() is None
+            assert await worker.claims.count_failed() == 1
+        async with a_worker(migrated_url, 4, attempts=2, retry=True) as worker:
+            await worker.claims.next()
+            await worker.commit(Chunk(user, None, released=True))  # an interruption is no try
+            assert await ask(migrated_url, "SELECT attempts FROM backfill_progress") == 2
+            claim = await worker.claims.next()
+            assert claim is not None
+            await worker.finish(claim)
+        assert await ask(migrated_url, "SELECT state || ' ' || attempts FROM backfill_progress") == "completed 0"
+
+    run(scenario())
+
+
+def test_a_worker_retries_and_counts_the_failed_users_of_its_shard_only(migrated_url: str) -> None:
+    async def scenario() -> None:
+        users = addresses(30)
+        await failed(migrated_url, dict.fromkeys(users[:20], 1))
+        await known(migrated_url, users[20:])
+        shard = Shard(2, 3)
+        mine = [user for user in users if shard_of(user, 3) == 2]
+        waiting = [user for user in mine if user in users[20:]]
+        async with a_worker(migrated_url, 1, shard=shard, enroll=False) as worker:
+            assert await worker.claims.count_failed() == len(mine) - len(waiting) > 0
+            assert await worker.claims.count_pending(worker.control) == len(waiting) > 0
+            await worker.claims.enroll()
+            assert await worker.claims.count_failed() == 0
+            assert await worker.claims.count_pending(worker.control) == len(mine)
+            still = "SELECT count(*) FROM backfill_progress WHERE state = 'failed'"
+            assert await ask(migrated_url, still) == 20 - (len(mine) - len(waiting))
+        async with a_worker(migrated_url, 2, shard=shard, users=users[:20], enroll=False) as worker:
+            assert await worker.claims.count_pending(worker.control) == len(mine) - len(waiting)
+            assert await worker.claims.count_failed() == 0
 
     run(scenario())
 
@@ -638,6 +800,78 @@ def test_users_claimed_while_orphans_are_freed_stay_claimed(migrated_url: str) -
 
 
 # Statements
+
+
+@pytest.mark.parametrize("read", [False, True])
+@pytest.mark.parametrize("analyzed", ["before", "after"])
+def test_no_look_for_users_reads_the_whole_table(migrated_url: str, read: bool, analyzed: str) -> None:
+    """Whether nobody is left to read or all of one shard are, and whether or not the planner has noticed."""
+
+    async def scenario() -> None:
+        connection = await asyncpg.connect(migrated_url)
+        try:
+            await connection.execute(
+                "INSERT INTO backfill_progress (user_address)"
+                " SELECT '0x' || left(encode(sha256(n::text::bytea), 'hex'), 40) FROM generate_series(1, 20000) AS n"
+            )
+            if analyzed == "before":
+                await connection.execute("ANALYZE backfill_progress")
+            shard = EVERYBODY if read else Shard(3, 50)
+            await connection.execute(
+                "UPDATE backfill_progress SET completed = true, window_start_ms = $1, cursor_ms = $2"
+                " WHERE shard >= $3 AND shard < $4",
+                WINDOW.start_ms,
+                WINDOW.end_ms,
+                *shard.range,
+            )
+            if analyzed == "after":
+                await connection.execute("ANALYZE backfill_progress")
+            window, (first, end) = (WINDOW.start_ms, WINDOW.end_ms), shard.range
+            for name, arguments in {
+                "pick_pending": (*window, first, "", end),
+                "others_users": (1, first, end, *window),
+                "reopen": (*window, first, end),
+                "retry_failed": (first, end, 3),
+                "release_orphans": (),
+            }.items():
+                plan = [row[0] for row in await connection.fetch(f"EXPLAIN {vigil_sql(name)}", *arguments)]
+                scans = [line.strip() for line in plan if "Seq Scan on backfill_progress" in line]
+                assert not scans, f"{name}: {plan}"
+        finally:
+            await connection.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("read", "opened"),
+    [
+        (WINDOW, False),
+        (Window(0, 2**42), False),
+        (Window(WINDOW.start_ms + 1, WINDOW.end_ms), True),
+        (Window(WINDOW.start_ms, WINDOW.end_ms - 1), True),
+    ],
+)
+def test_users_read_for_a_narrower_window_are_seen_at_the_last_look_and_opened(
+    migrated_url: str, read: Window, opened: bool
+) -> None:
+    """Another run has completed one more narrowly since this run began."""
+
+    async def scenario() -> None:
+        (user,) = addresses(1)
+        async with a_worker(migrated_url, 1) as worker:
+            await tell(
+                migrated_url,
+                "INSERT INTO backfill_progress (user_address, completed, window_start_ms, cursor_ms)"
+                " VALUES ($1, true, $2, $3)",
+                user,
+                read.start_ms,
+                read.end_ms,
+            )
+            claim = await worker.claims.next()
+            assert (claim and claim.user) == (user if opened else None)
+
+    run(scenario())
 
 
 def test_every_statement_prepares_against_the_schema(migrated_url: str) -> None:

@@ -309,6 +309,8 @@ def faulty(kind: str, **plan: Any) -> SimulatorConfig:
         ("403", 403, "text/html", "<!DOCTYPE HTML"),
         ("html200", 200, "text/html", "<!doctype html>"),
         ("notlist", 200, "application/json", "{"),
+        ("422", 422, "text/plain", REFUSAL),
+        ("deep", 200, "application/json", "[" * 100_000 + "]"),
     ],
 )
 def test_a_fault_has_its_status_and_body(kind: str, status: int, content_type: str, start: str) -> None:
@@ -321,7 +323,19 @@ def test_a_fault_has_its_status_and_body(kind: str, status: int, content_type: s
     run(faulty(kind), body)
 
 
-@pytest.mark.parametrize("kind", ["cut", "reset"])
+def test_a_redirect_leads_to_itself_for_ever() -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        with pytest.raises(aiohttp.TooManyRedirects):
+            await post(simulator, session, asked(simulator.population.address(0)))
+        async with session.post(
+            simulator.url, json=asked(simulator.population.address(0)), allow_redirects=False
+        ) as response:
+            assert (response.status, response.headers["Location"]) == (307, simulator.url)
+
+    run(faulty("redirect"), body)
+
+
+@pytest.mark.parametrize("kind", ["cut", "overlong", "reset"])
 def test_a_broken_connection_is_an_error_never_a_short_page(kind: str) -> None:
     async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
         for encoding in ("gzip", "identity"):
@@ -329,9 +343,63 @@ def test_a_broken_connection_is_an_error_never_a_short_page(kind: str) -> None:
             with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)):
                 await post(simulator, session, request, {"Accept-Encoding": encoding})
         assert simulator.stats.faults == {kind: 2}
-        assert simulator.stats.by_status == {"200" if kind == "cut" else "444": 2}
+        assert simulator.stats.by_status == {"444" if kind == "reset" else "200": 2}
 
     run(faulty(kind), body)
+
+
+@pytest.mark.parametrize(("kind", "announced"), [("cut", 1), ("overlong", 2), ("tooshort", 0.5)])
+def test_what_is_announced_is_not_what_is_sent(kind: str, announced: float) -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        user = simulator.population.address(0)
+        reader, writer = await asyncio.open_connection(simulator.host, simulator.port)
+        request = json.dumps(asked(user)).encode()
+        writer.write(b"POST /info HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(request) + request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        sent = await reader.read()
+        writer.close()
+        whole = json.dumps(simulator.truth(user, 0, None), separators=(",", ":"), default=float).encode()
+        length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
+        assert head.startswith("HTTP/1.1 200 OK\r\n")
+        assert length == int(announced * len(whole))
+        assert sent == (whole[: len(whole) // 2] if kind == "cut" else whole)
+
+    run(faulty(kind), body)
+
+
+def test_a_huge_page_is_a_page_of_its_rows_over_and_over() -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        for index in range(2):
+            user = simulator.population.address(index)
+            async with session.post(simulator.url, json=asked(user)) as response:
+                page = await response.read()
+            assert 1 << 20 <= len(page) < 1.2 * (1 << 20)
+            truth = simulator.population.fills(index)
+            assert [row for row in json.loads(page) if row not in truth] == ([] if truth else page.count(b"0") * [0])
+
+    run(SimulatorConfig(users=2, lengths={0: 60, 1: 0}, faults=FaultPlan({"huge": 1.0}, huge_bytes=1 << 20)), body)
+
+
+def test_who_has_enough_of_a_huge_page_may_leave() -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        before = len(asyncio.all_tasks())
+        async with session.post(simulator.url, json=asked(simulator.population.address(0))) as response:
+            assert len(await response.content.readexactly(1 << 20)) == 1 << 20
+        await until(lambda: len(asyncio.all_tasks()) <= before)
+
+    run(faulty("huge", huge_bytes=1 << 40), body)
+
+
+def test_a_trickling_answer_is_right_and_comes_byte_by_byte() -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        request = asked(simulator.population.address(0))
+        async with session.post(simulator.url, json=request, headers={"Accept-Encoding": "identity"}) as response:
+            pieces = [piece async for piece, _ in response.content.iter_chunks()]
+            assert json.loads(b"".join(pieces)) == simulator.population.fills(0)
+            assert len(pieces) > 100  # some bytes may arrive together
+
+    config = SimulatorConfig(users=2, lengths={0: 2}, faults=FaultPlan({"trickle": 1.0}, trickle_seconds=0.001))
+    run(config, body)
 
 
 def test_a_dripping_answer_is_right_but_slow() -> None:
@@ -344,7 +412,7 @@ def test_a_dripping_answer_is_right_but_slow() -> None:
     run(faulty("drip", drip_seconds=0.3), body)
 
 
-@pytest.mark.parametrize("kind", ["hang", "drip"])
+@pytest.mark.parametrize("kind", ["hang", "drip", "trickle"])
 def test_closing_is_fast_while_requests_are_held(kind: str) -> None:
     async def whole() -> float:
         async with aiohttp.ClientSession() as session:
@@ -390,6 +458,63 @@ def test_duplicates_disorder_and_outsiders_are_added_to_right_rows() -> None:
     kinds = ("duplicate", "disorder", "outside")
     rules = {probe.address(index): UserFault(kind, 1) for index, kind in enumerate(kinds)}
     run(SimulatorConfig(users=4, lengths=config.lengths, faults=FaultPlan(per_user=rules)), body)
+
+
+def test_rows_without_numbers_are_the_right_rows_but_for_one_member_each() -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        async with session.post(simulator.url, json=asked(simulator.population.address(0))) as response:
+            text = await response.text()
+        page, truth = json.loads(text, parse_constant=str), simulator.population.fills(0)
+        wrong = [(name, row[name]) for row, right in zip(page, truth, strict=True) for name in row if row != right]
+        assert len(page) == len(truth) == 60
+        assert sorted(pair for pair in wrong if pair[1] in ("NaN", "Infinity", "-Infinity")) == [
+            ("closedPnl", "-Infinity"), ("fee", "NaN"), ("px", "NaN"), ("sz", "Infinity"), ("time", "-Infinity"),
+        ]  # fmt: skip
+        assert (text.count('"px":NaN'), text.count('"fee":"NaN"')) == (1, 1)  # bare, and as text
+
+    run(faulty("nan"), body)
+
+
+def test_numbers_as_text_and_back_keep_every_digit() -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        async with session.post(simulator.url, json=asked(simulator.population.address(0))) as response:
+            text = await response.read()
+        for row in json.loads(text):
+            assert {type(row[name]) for name in ("px", "sz", "startPosition", "closedPnl", "fee")} <= {float, int}
+            assert {type(row[name]) for name in ("time", "oid")} == {str}
+        digits = json.loads(text, parse_float=str, parse_int=str)
+        for row, right in zip(digits, simulator.population.fills(0), strict=True):
+            assert row == {name: str(value) if type(value) is int else value for name, value in right.items()}
+
+    run(faulty("numbers"), body)
+
+
+def test_pages_of_other_requests_are_stuck_have_a_hole_or_are_anothers() -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        users = [simulator.population.address(index) for index in range(4)]
+        truth = [simulator.population.fills(index) for index in range(4)]
+        start = truth[0][100]["time"]
+        assert await post(simulator, session, asked(users[0], start)) == truth[0][:100]
+        start = truth[1][100]["time"]
+        page = await post(simulator, session, asked(users[1], start))
+        assert page == [row for row in truth[1] if row["time"] > start][:100]
+        assert await post(simulator, session, asked(users[2])) == truth[0][:100]  # the next has none, then the first
+        assert simulator.stats.faults == {"stuck": 1, "hole": 1, "another": 1}
+        assert await post(simulator, session, asked(users[0])) == truth[0][:100]
+        assert simulator.stats.faults["stuck"] == 1  # no fault: it was the first page that was asked for
+
+    config = SimulatorConfig(users=4, lengths={0: 250, 1: 250, 2: 40, 3: 0}, page_rows=100)
+    probe = Simulator(config).population
+    kinds = ("stuck", "hole", "another")
+    rules = {probe.address(index): UserFault(kind) for index, kind in enumerate(kinds)}
+    run(SimulatorConfig(users=4, lengths=config.lengths, page_rows=100, faults=FaultPlan(per_user=rules)), body)
+
+
+def test_nobody_elses_page_is_an_empty_one() -> None:
+    async def body(simulator: Simulator, session: aiohttp.ClientSession) -> None:
+        assert await post(simulator, session, asked(simulator.population.address(0))) == []
+
+    run(SimulatorConfig(users=1, lengths={0: 5}, faults=FaultPlan({"another": 1.0})), body)
 
 
 def test_a_storm_meets_everybody_and_passes() -> None:

@@ -388,7 +388,31 @@ def test_rows_before_the_cursor_and_behind_the_end_are_dropped_and_counted() -> 
         step = take(walk, page_of(history([8, 9, 10, 11, 20])))
     assert [fill.time for fill in step.fills] == [10, 11]
     assert step.out_of_window_rows == 3
-    assert step.done  # the answer reached beyond the end, so there is no more of the window
+    assert (step.cursor_ms, step.done) == (11, False)  # what lies beyond the end may be a stray
+
+
+def test_a_stray_row_from_beyond_the_end_does_not_end_the_walk() -> None:
+    rows = history(range(1, 8))
+    for stray in (True, False):
+        with cap_of(4):
+            walk = Walk(START, 20)
+            first = take(walk, page_of([*rows[:4], *([wire_row(25, 99)] if stray else [])]))
+            second = take(walk, page_of(rows[3:]))
+            last = take(walk, page_of(rows[6:]))
+        assert [fill.tid for step in (first, second, last) for fill in step.fills] == tids(rows)
+        assert (first.out_of_window_rows, last.done, walk.done) == (int(stray), True, True)
+
+
+@pytest.mark.parametrize("strangers", [{"again": 3}, {"beyond": 1}, {"again": 2, "beyond": 2}])
+def test_a_full_page_is_one_also_with_rows_that_should_not_be_there(strangers: dict[str, int]) -> None:
+    rows = history(range(501))
+    page = [*rows[: strangers.get("again", 0)], *rows[:500]]
+    page.sort(key=lambda row: int(row["time"]))
+    page += [wire_row(END + 1 + more, 9_000 + more) for more in range(strangers.get("beyond", 0))]
+    assert not is_full(len(page))
+    walk = Walk(START, END)
+    take(walk, page_of(page))
+    assert (walk.cursor_ms, walk.done) == (499, False)
 
 
 def test_a_server_that_ignores_the_end_still_ends_the_walk() -> None:
@@ -398,8 +422,10 @@ def test_a_server_that_ignores_the_end_still_ends_the_walk() -> None:
         first = take(walk, page_of(rows[:10]))
         assert first.cursor_ms == 24
         second = take(walk, page_of(rows[9:19]))
-    assert [fill.tid for fill in (*first.fills, *second.fills)] == tids(rows[:15])
-    assert second.done
+        third = take(walk, page_of(rows[14:24]))
+    assert [fill.tid for step in (first, second, third) for fill in step.fills] == tids(rows[:15])
+    assert third.done
+    assert third.gaps == ()
 
 
 # -- pages that are refused ------------------------------------------------------------------
@@ -453,9 +479,13 @@ def test_a_server_that_sends_the_same_full_page_for_ever_is_refused() -> None:
     with cap_of(3):
         walk = Walk(START, END)
         take(walk, rows)
-        take(walk, rows)  # all of millisecond 3 as far as one can know: passed with a gap
-        with pytest.raises(PageRefused):
+        before = state(walk)
+        with pytest.raises(PageRefused, match="none of them later than 3"):
             take(walk, rows)
+        assert state(walk) == before
+        rest = take(walk, page_of(history([1, 2, 3, 3])[2:]))  # millisecond 3 was not passed over
+    assert [fill.tid for fill in rest.fills] == [4]
+    assert rest.gaps == ()
 
 
 # -- rows that could not be understood -------------------------------------------------------

@@ -19,6 +19,7 @@ from aiolimiter import AsyncLimiter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.kit.lane_ledger import LaneLedger, WayToLedger
 from tests.kit.server_model import (
     FixedWindows,
     Latency,
@@ -30,7 +31,21 @@ from tests.kit.server_model import (
     every_window,
 )
 from tests.kit.virtual_time import Stuck, run_virtual
-from vigil.limiter import BASE_WEIGHT, CLOCK_MARGIN, FULL_PAGE_WEIGHT, Budget, Gate, Ticket, WeightLimiter, page_weight
+from vigil.claims import GRACE_SECONDS
+from vigil.lanes import Lane
+from vigil.limiter import (
+    BASE_WEIGHT,
+    CLOCK_MARGIN,
+    FULL_PAGE_WEIGHT,
+    OVERSHOOT_WEIGHT,
+    SETTLED_PARTS,
+    Budget,
+    Gate,
+    Ticket,
+    WeightLimiter,
+    page_weight,
+)
+from vigil.settings import Settings
 
 stable = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 
@@ -726,3 +741,316 @@ def test_a_run_in_which_nothing_can_happen_any_more_says_who_waits() -> None:
 
     with pytest.raises(Stuck, match=r"nothing ready, no timer\. Waiting: .*scenario \(test_limiter\.py:\d+\) > wait"):
         run_virtual(scenario())
+
+
+# -- one address, several workers ------------------------------------------------------------
+
+BURIED_AFTER = GRACE_SECONDS
+"""From a worker's death, or the loss of its database, to its burial; a round trip takes a third of it at most."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """So many seconds after the act before, worker number `who` of the lane does this."""
+
+    pause: float
+    who: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Shared:
+    budget: int
+    coroutines: int
+    rows: tuple[int, ...]
+    latencies: tuple[Latency, ...]
+    acts: tuple[Act, ...]
+    phase: float
+    way: float
+    """Seconds to the database, and as many back."""
+
+
+class Address:
+    """Workers of one lane: the real `Lane` and `WeightLimiter` of each, one ledger, one strict exchange."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self.server = ServerModel(every_window(shared.budget, 60.0, (0.0, shared.phase)))
+        self.ledger = LaneLedger()
+        self.most_claimed = 0
+        self._settings = Settings(_env_file=None, weight_per_minute=shared.budget)  # type: ignore[call-arg]
+        self._rows, self._latencies = itertools.cycle(shared.rows), itertools.cycle(shared.latencies)
+        self._numbers = itertools.count(1)
+        self._workers: dict[int, Member] = {}
+        self._cut_off: list[Member] = []
+
+    async def run(self) -> None:
+        for act in self._shared.acts:
+            await self._watch(act.pause)
+            await self._perform(act.who, act.what)
+        await self._watch(90.0)
+        for worker in (*self._workers.values(), *self._cut_off):
+            await worker.end()
+
+    async def _watch(self, seconds: float) -> None:
+        """Let time pass, with an eye on the ledger."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until:
+            await asyncio.sleep(min(0.37, until - loop.time() + 1e-3))
+            self.most_claimed = max(self.most_claimed, self.ledger.claimed(loop.time()))
+
+    async def _perform(self, who: int, what: str) -> None:
+        worker = self._workers.get(who)
+        if worker is None:
+            number = next(self._numbers)
+            self.ledger.join(number)
+            self._workers[who] = Member(number, WayToLedger(self.ledger, self._shared.way), self)
+        elif what == "rest":
+            worker.turn()
+        else:
+            del self._workers[who]
+            if what == "cut":  # from the database, not from the exchange
+                worker.link.cut()
+                self._cut_off.append(worker)
+            else:
+                await worker.end()
+            if what == "leave":
+                await worker.lane.leave()
+            else:
+                await self._watch(BURIED_AFTER)
+            self.ledger.bury(asyncio.get_running_loop().time(), worker.number)
+
+    async def fetch(self, limiter: WeightLimiter) -> None:
+        await fetch(limiter, self.server, next(self._rows), next(self._latencies))
+
+    def member(self, number: int, link: WayToLedger) -> tuple[WeightLimiter, Lane]:
+        limiter = WeightLimiter(self._shared.budget, 60.0)
+        limiter.resize(0)
+        return limiter, Lane(link.as_link, self._settings, number, limiter)
+
+    @property
+    def coroutines(self) -> int:
+        return self._shared.coroutines
+
+
+class Member:
+    """One worker of an address: fetches unless it rests, and keeps its lane."""
+
+    def __init__(self, number: int, link: WayToLedger, address: Address) -> None:
+        self.number, self.link = number, link
+        self.limiter, self.lane = address.member(number, link)
+        self._address = address
+        self._wants = asyncio.Event()
+        self._wants.set()
+        self._tasks = [asyncio.create_task(self._page()) for _ in range(address.coroutines)]
+        self._tasks.append(asyncio.create_task(self._keep()))
+
+    def turn(self) -> None:
+        """From work to rest or back."""
+        if self._wants.is_set():
+            self._wants.clear()
+        else:
+            self._wants.set()
+
+    async def end(self) -> None:
+        """As `kill -9`: requests in flight are charged all the same, and nothing is told."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    async def _keep(self) -> None:
+        await self.lane.agree()
+        await self.lane.keep()
+
+    async def _page(self) -> None:
+        while True:
+            await self._wants.wait()
+            await self._address.fetch(self.limiter)
+
+
+_acts = st.builds(
+    Act,
+    pause=st.sampled_from([0.0, 0.1, 1.0, 5.0, 30.0, 56.0, 60.0]) | st.floats(0, 90),
+    who=st.integers(0, 3),
+    what=st.sampled_from(["rest", "rest", "leave", "die", "cut"]),
+)
+shared_loads = st.builds(
+    Shared,
+    budget=st.sampled_from([1200, 1200, 400, 140]),
+    coroutines=st.sampled_from([1, 3, 12]),
+    rows=_row_patterns(),
+    latencies=st.lists(_latencies, min_size=1, max_size=4).map(tuple),
+    acts=st.lists(_acts, min_size=1, max_size=14).map(tuple),
+    phase=st.floats(0, 1, exclude_max=True),
+    way=st.sampled_from([0.0, 0.004, 0.3]),
+)
+EMPTY_THEN_FULL = (0,) * 59 + (2000,)
+
+
+def scene(*acts: tuple[float, int, str], rows: tuple[int, ...] = EMPTY_THEN_FULL) -> Shared:
+    return Shared(1200, 12, rows, (AT_ONCE,), tuple(Act(*act) for act in acts), 0.5, 0.0)
+
+
+def quick_scene(*acts: tuple[float, int, str], rows: tuple[int, ...] = EMPTY_THEN_FULL) -> Shared:
+    """One request after the other, a hundred a second."""
+    return Shared(1200, 1, rows, (Latency(0.01),), tuple(Act(*act) for act in acts), 0.5, 0.0)
+
+
+DIES_WITH_AN_OVERSHOOT_UNTOLD = quick_scene(
+    (0, 0, "join"), (0.295, 0, "rest"), (49.8, 0, "rest"), (0.4, 0, "die"), (0, 0, "join")
+)
+BOTH_REST_AND_WAKE_AT_ONCE = quick_scene(
+    (0, 0, "join"),
+    (0.148, 0, "rest"),
+    (5.052, 1, "join"),
+    (0, 1, "rest"),
+    (95.05, 0, "rest"),
+    (0, 1, "rest"),
+    rows=(*(0,) * 15, *(0,) * 28, 2000, *(0,) * 30, 2000),
+)
+
+
+@settings(stable, max_examples=60)
+@given(shared_loads)
+@example(scene((0, 0, "join"), (1.5, 0, "die"), (0, 0, "join")))  # a bucket's debt outlives its debtor
+@example(scene((0, 0, "join"), (30, 0, "die"), (0, 0, "join"), (61, 0, "die"), (0, 0, "join")))
+@example(DIES_WITH_AN_OVERSHOOT_UNTOLD)
+@example(BOTH_REST_AND_WAKE_AT_ONCE)
+@example(scene((0, 0, "join"), (100, 0, "cut"), (0, 1, "join"), rows=(2000,)))
+@example(scene((0, 0, "join"), (0, 1, "join"), (0, 2, "join"), (0, 3, "join"), (99, 0, "die"), (1, 1, "leave")))
+def test_workers_that_share_an_address_are_never_answered_429_whoever_joins_dies_or_rests(shared: Shared) -> None:
+    address = Address(shared)
+    run_virtual(address.run())
+    assert address.server.refused == 0
+    assert address.server.least_room >= -1e-6
+    assert address.most_claimed <= shared.budget + OVERSHOOT_WEIGHT
+
+
+def test_a_lane_is_used_by_two_as_by_one_but_for_the_overshoot_that_only_one_may_have() -> None:
+    """Two that always want weight, and then one: nothing lies idle for long."""
+    address = Address(
+        Shared(1200, 8, (2000,), (Latency(0.1),), (Act(0, 0, ""), Act(0, 1, ""), Act(900, 1, "leave")), 0.5, 0.004)
+    )
+
+    async def scenario() -> None:
+        await address.run()
+
+    run_virtual(scenario())
+    assert address.server.refused == 0
+    assert address.server.used(1200, 60.0, 120.0, 900.0) >= 1100 / 1200 * 0.97
+
+
+def test_a_newcomer_has_its_share_when_the_others_weight_has_left_the_books() -> None:
+    """One spends its whole minute at once; the other comes a second later, and gets nothing for 59, then its half."""
+
+    async def scenario() -> list[tuple[float, int]]:
+        address, shares = Address(scene(rows=(0,))), []
+        await address._perform(0, "join")
+        await address._watch(1.0)
+        await address._perform(1, "join")
+        newcomer = address._workers[1]
+        for _ in range(70):
+            await address._watch(1.0)
+            shares.append((asyncio.get_running_loop().time(), newcomer.limiter.budget.weight_per_period))
+        for worker in address._workers.values():
+            await worker.end()
+        return shares
+
+    shares = run_virtual(scenario())
+    assert {share for time, share in shares if time < 59.9} == {0}
+    assert {share for time, share in shares if time > 62.5} == {550}
+
+
+# -- the budget that is told and resized -----------------------------------------------------
+
+_spending = st.lists(st.tuples(st.integers(0, 2000) | st.none(), st.floats(0, 20)), max_size=40)
+
+
+def spent_budget(spending: list[tuple[int | None, float]]) -> tuple[Budget, float]:
+    """A budget after requests of so many rows (None: given up), one every so many seconds, and the time it is then."""
+    budget, now = Budget(10_000, 60.0), 0.0
+    for rows, seconds in spending:
+        now += seconds
+        budget.admit()
+        budget.settle(now, None if rows is None else page_weight(rows))
+    return budget, now
+
+
+@stable
+@given(_spending, st.floats(0, 30))
+def test_what_is_told_as_settled_is_all_of_it_and_never_leaves_earlier_than_it_does(
+    spending: list[tuple[int | None, float]], later: float
+) -> None:
+    budget, now = spent_budget(spending)
+    now += later
+    told = budget.settled(now)
+    assert sum(weight for weight, _ in told) == budget.used(now) == budget.claimed(now)
+    for moment in [0.0, 0.3, *(left - 1e-6 for _, left in told), *(left + 1e-6 for _, left in told)]:
+        still_told = sum(weight for weight, left in told if left > moment)
+        assert still_told >= budget.used(now + moment)
+    for moment in [left for _, left in told]:  # and by no more than one part later
+        still_told = sum(weight for weight, left in told if left > moment + 1e-6)
+        assert still_told <= Budget.used(spent_budget(spending)[0], now + moment - 60.0 / SETTLED_PARTS - 1e-3)
+
+
+@stable
+@given(_spending)
+def test_a_report_has_few_parts_however_many_requests_there_were(spending: list[tuple[int | None, float]]) -> None:
+    budget, now = spent_budget([(rows, seconds / 20) for rows, seconds in spending * 20])
+    given_up = any(rows is None for rows, _ in spending)
+    assert len(budget.settled(now)) <= (2 if given_up else 1) * (SETTLED_PARTS + 1)
+
+
+def test_requests_in_flight_are_claimed_at_their_worst_and_not_told_as_settled() -> None:
+    budget = Budget(1200, 60.0)
+    for _ in range(3):
+        budget.admit()
+    budget.settle(1.0, 20)
+    assert budget.claimed(1.0) == 20 + 2 * FULL_PAGE_WEIGHT
+    assert sum(weight for weight, _ in budget.settled(1.0)) == 20
+
+
+@stable
+@given(
+    st.lists(st.tuples(st.floats(0, 70), st.integers(0, 1200)), min_size=1, max_size=30),
+    st.integers(0, 1200),
+    st.sampled_from([20, 120]),
+)
+def test_resizing_down_and_up_again_creates_no_weight(
+    sizes: list[tuple[float, int]], settled_size: int, weight: int
+) -> None:
+    """What it admits, a budget that had the largest size all the time would have admitted too."""
+    largest = max(settled_size, *(size for _, size in sizes))
+    resized, steady, now = Budget(settled_size, 60.0), Budget(largest, 60.0), 0.0
+    for seconds, size in [*sizes, (0.0, largest)]:
+        now += seconds
+        resized.resize(now, size)
+        while resized.delay(now) == 0:
+            assert steady.delay(now) == 0
+            for budget in (resized, steady):
+                budget.admit()
+                budget.settle(now, weight)
+
+
+@pytest.mark.parametrize("share", [0, 19])
+def test_a_share_too_small_for_a_request_lets_nobody_in_until_it_grows(share: int) -> None:
+    async def scenario() -> tuple[bool, float]:
+        limiter, server = WeightLimiter(), ServerModel([SlidingWindow(1200, 60.0)])
+        limiter.resize(share)
+        asked = asyncio.create_task(fetch(limiter, server, 0, AT_ONCE))
+        await asyncio.sleep(3600.0)
+        waited = not asked.done()
+        limiter.resize(20)
+        await asked
+        return waited, asyncio.get_running_loop().time()
+
+    waited, answered_at = run_virtual(scenario())
+    assert waited
+    assert answered_at < 3600.0 + 61.0
+
+
+def test_a_debt_taken_over_is_paid_before_anything_is_spent() -> None:
+    budget = Budget(100, 50.0)
+    budget.owe(120)
+    assert budget.delay(0.0) == pytest.approx(20.0, rel=1e-3)

@@ -25,6 +25,8 @@ from .population import History, Population
 from .replay import Recording
 
 NOTHING = History([], [])
+# Looked at for a page of somebody else's: three in four have fills.
+_NEIGHBOURS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,17 @@ class Exchange:
         history, oldest, newest = self._reachable(user, now_ms)
         low, high = _window(history, start_ms, end_ms, oldest, newest)
         return history.rows[low : min(high, low + self._page_rows)]
+
+    def fills_of_another(self, user: str, start_ms: int, end_ms: int | None, now_ms: int) -> list[str]:
+        """The page of the next user that has one: an answer gone astray. Empty where nobody near has any."""
+        index, size = self._population.index(user), self._population.size
+        first = 0 if index is None else index + 1
+        for step in range(min(size, _NEIGHBOURS)):
+            other = self._population.address((first + step) % size)
+            rows = [] if other == user else self.fills_by_time(other, start_ms, end_ms, now_ms)
+            if rows:
+                return rows
+        return []
 
     def newest_fills(self, user: str, now_ms: int) -> list[str]:
         """`userFills`: the newest page of fills, newest first."""

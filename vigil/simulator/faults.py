@@ -8,15 +8,27 @@ Kinds (the exchange's or its proxies' known bad days, and some it has not had ye
 | `500` | status 500, body `null` |
 | `502` | status 502, an nginx HTML page |
 | `403` | status 403, a CloudFront HTML page |
+| `422` | status 422, as if the request could not be read |
+| `redirect` | status 307, to where it came from |
 | `html200` | status 200, an HTML page |
+| `notlist` | status 200 and a JSON object |
+| `deep` | status 200 and arrays nested 100,000 deep |
+| `huge` | status 200 and a page of `huge_bytes` |
 | `cut` | the headers of a whole answer, half of its body, then the end of the connection |
+| `overlong` | a whole answer that announces twice its length, then the end of the connection |
+| `tooshort` | a whole answer that announces half its length |
 | `reset` | a connection reset instead of an answer |
 | `drip` | a right answer, spread over `drip_seconds` |
+| `trickle` | a right answer, a byte every `trickle_seconds` |
 | `hang` | nothing for `hang_seconds`, then the end of the connection |
-| `notlist` | status 200 and a JSON object |
 | `duplicate` | some rows of the page twice |
 | `disorder` | the rows of the page in a wrong order |
 | `outside` | one more row, from outside the asked window |
+| `nan` | NaN or Infinity in some rows, bare or as text |
+| `numbers` | amounts as numbers, whole numbers as text |
+| `stuck` | the user's first page, whatever `startTime` says |
+| `hole` | the rows after the millisecond of `startTime`, as if retention had just taken that one |
+| `another` | the page of another user |
 
 Must not know HTTP: `server` performs what is drawn here.
 """
@@ -31,12 +43,21 @@ from dataclasses import dataclass, field
 from vigil.errors import UsageError
 
 KINDS = (
-    "429", "500", "502", "403", "html200", "cut", "reset", "drip", "hang",
-    "notlist", "duplicate", "disorder", "outside",
+    "429", "500", "502", "403", "422", "redirect", "html200", "notlist", "deep", "huge",
+    "cut", "overlong", "tooshort", "reset", "drip", "trickle", "hang",
+    "duplicate", "disorder", "outside", "nan", "numbers", "stuck", "hole", "another",
 )  # fmt: skip
-ROW_KINDS = frozenset({"duplicate", "disorder", "outside"})
+ROW_KINDS = frozenset({"duplicate", "disorder", "outside", "nan", "numbers"})
+PAGE_KINDS = frozenset({"stuck", "hole", "another"})
+"""Right rows, but those of another request."""
 
 _TIME_MEMBER = re.compile(r'"time":\s*-?\d+')
+_AMOUNT_MEMBER = re.compile(r'"(px|sz|startPosition|closedPnl|fee|builderFee)":\s*"([^"]*)"')
+_WHOLE_MEMBER = re.compile(r'"(time|oid|tid|twapId)":\s*(-?\d+)')
+NO_NUMBERS = (
+    ("px", "NaN"), ("sz", "Infinity"), ("fee", '"NaN"'), ("closedPnl", '"-Infinity"'), ("time", "-Infinity"),
+)  # fmt: skip
+"""What `nan` puts into the rows it spoils, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +78,8 @@ class FaultPlan:
     storm_seconds: float = 0.0  # how long a drawn 429 lasts, for everybody; 0: this one request
     drip_seconds: float = 40.0  # how long a dripping answer takes
     hang_seconds: float = 3_600.0  # how long a hanging request is held
+    trickle_seconds: float = 1.0  # between two bytes of a trickling answer
+    huge_bytes: int = 100 * 1024 * 1024  # size of a huge page
 
     def __post_init__(self) -> None:
         for kind in [*self.chances, *(rule.kind for rule in self.per_user.values())]:
@@ -144,6 +167,17 @@ class FaultDice:
             shuffled = rows[:]
             self._random.shuffle(shuffled)
             return shuffled
+        if kind == "nan":
+            return self._without_numbers(rows)
+        if kind == "numbers":
+            return [_WHOLE_MEMBER.sub(r'"\1":"\2"', _AMOUNT_MEMBER.sub(r'"\1":\2', row)) for row in rows]
         time_ms = end_ms + 1 if end_ms is not None else start_ms - 1
         outside = _TIME_MEMBER.sub(f'"time":{time_ms}', rows[0])
         return [*rows, outside] if end_ms is not None else [outside, *rows]
+
+    def _without_numbers(self, rows: list[str]) -> list[str]:
+        spoiled = rows[:]
+        places = self._random.sample(range(len(rows)), min(len(rows), len(NO_NUMBERS)))
+        for place, (member, text) in zip(places, NO_NUMBERS, strict=False):
+            spoiled[place] = re.sub(rf'"{member}":\s*("[^"]*"|-?\d+)', f'"{member}":{text}', rows[place])
+        return spoiled

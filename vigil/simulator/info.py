@@ -20,7 +20,7 @@ from aiohttp import web
 from . import wire
 from .config import SimulatorConfig
 from .exchange import Exchange
-from .faults import ROW_KINDS, FaultDice
+from .faults import PAGE_KINDS, ROW_KINDS, FaultDice
 from .weights import ARRIVAL_WEIGHT, WeightMeter, answer_weight
 
 # Charges kept for tests: some hours of a spent budget.
@@ -83,11 +83,13 @@ class InfoDesk:
         try:
             await self._wait()
         finally:  # also when the client went away: the exchange has done the work
-            rows = self._rows(asked)
+            right = self._rows(asked)
+            rows = self._spoiled(fault, asked, right)
             self._settle(remote, len(rows))
         if asked.type == _RATE_LIMIT and fault in ROW_KINDS:
             fault = None  # it has no rows to spoil
         if fault is not None:
+            self.stats.faults[fault] += rows != right or fault not in ROW_KINDS | PAGE_KINDS
             return await self._perform(fault, request, asked, rows)
         self.stats.rows_served += len(rows)
         return self._whole(request, asked, rows)
@@ -110,25 +112,40 @@ class InfoDesk:
             return self._exchange.twap_slices_by_time(asked.user, asked.start_ms, asked.end_ms)
         return self._exchange.fills_by_time(asked.user, asked.start_ms, asked.end_ms, self._now_ms())
 
+    def _spoiled(self, fault: str | None, asked: wire.InfoRequest, right: list[str]) -> list[str]:
+        """The rows to send; unchanged by faults that have nothing to do with rows."""
+        if fault in ROW_KINDS:
+            return self._dice.spoil(fault, right, asked.start_ms, asked.end_ms)
+        if fault not in PAGE_KINDS or asked.type != "userFillsByTime":
+            return right
+        user, start_ms, end_ms, now_ms = asked.user, asked.start_ms, asked.end_ms, self._now_ms()
+        if fault == "another":
+            return self._exchange.fills_of_another(user, start_ms, end_ms, now_ms)
+        return self._exchange.fills_by_time(user, start_ms + 1 if fault == "hole" else 0, end_ms, now_ms)
+
     async def _perform(
         self, fault: str, request: web.Request, asked: wire.InfoRequest, rows: list[str]
     ) -> web.StreamResponse:
+        plan = self._config.faults
         if fault in wire.CANNED:
-            self.stats.faults[fault] += 1
             return wire.canned(fault)
-        if fault in ROW_KINDS:
-            spoiled = self._dice.spoil(fault, rows, asked.start_ms, asked.end_ms)
-            self.stats.faults[fault] += spoiled != rows
-            self.stats.rows_served += len(spoiled)
-            return wire.page(request, spoiled)
-        self.stats.faults[fault] += 1
-        if fault == "cut":
-            return await wire.cut(request, self._whole(request, asked, rows))
-        if fault == "drip":
-            return await wire.drip(request, self._whole(request, asked, rows), self._config.faults.drip_seconds)
+        if fault == "redirect":
+            return wire.redirect(request)
+        if fault == "huge":
+            return await wire.flood(request, rows, plan.huge_bytes)
         if fault == "hang":
-            return await wire.hang(request, self._config.faults.hang_seconds)
-        return wire.reset(request)
+            return await wire.hang(request, plan.hang_seconds)
+        if fault == "reset":
+            return wire.reset(request)
+        answer = self._whole(request, asked, rows)
+        if fault in wire.BROKEN:
+            return await wire.BROKEN[fault](request, answer)
+        if fault == "drip":
+            return await wire.drip(request, answer, plan.drip_seconds)
+        if fault == "trickle":
+            return await wire.trickle(request, answer, plan.trickle_seconds)
+        self.stats.rows_served += len(rows)
+        return answer
 
     async def _wait(self) -> None:
         low, high = self._config.latency_seconds

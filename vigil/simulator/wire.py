@@ -10,6 +10,8 @@ import re
 import socket
 import struct
 import zlib
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -24,6 +26,8 @@ _USER = re.compile(r"0x[0-9a-fA-F]{40}")
 _GZIP_LEVEL = 1
 _GZIP_WORTH_BYTES = 1_024
 _DRIPS = 50
+_DEPTH = 100_000
+_FLOOD_PIECE_BYTES = 65_536
 
 _NGINX_502 = (
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n"
@@ -40,6 +44,8 @@ CANNED: dict[str, tuple[int, str, str]] = {
     "500": (500, "application/json", "null"),
     "502": (502, "text/html", _NGINX_502),
     "403": (403, "text/html", _CLOUDFRONT_403),
+    "422": (422, "text/plain", REFUSAL),
+    "deep": (200, "application/json", "[" * _DEPTH + "]" * _DEPTH),
     "html200": (200, "text/html", "<!doctype html><html><body>We will be back soon.</body></html>"),
     "notlist": (200, "application/json", '{"status":"err","response":"internal"}'),
 }
@@ -93,6 +99,11 @@ def canned(kind: str, retry_after: int | None = None) -> web.Response:
     return web.Response(status=status, content_type=content_type, text=text, headers=headers)
 
 
+def redirect(request: web.Request) -> web.Response:
+    """To where the client came from; 307, so that whoever follows posts the same again, for ever."""
+    return web.Response(status=307, headers={"Location": str(request.url)})
+
+
 def page(request: web.Request, rows: list[str]) -> web.Response:
     """A page as JSON, compressed when the client takes gzip."""
     body = ("[" + ",".join(rows) + "]").encode()
@@ -114,6 +125,49 @@ async def cut(request: web.Request, answer: web.Response) -> web.StreamResponse:
     return response
 
 
+async def overlong(request: web.Request, answer: web.Response) -> web.StreamResponse:
+    """Announce twice the answer, send it once, close."""
+    body = _body(answer)
+    response = await _begin(request, answer, announced=2 * len(body))
+    await response.write(body)
+    if request.transport is not None:
+        request.transport.close()
+    return response
+
+
+async def tooshort(request: web.Request, answer: web.Response) -> web.Response:
+    """Announce half the answer, send it whole, close. By hand: aiohttp would send no more than it announced."""
+    body = _body(answer)
+    headers = {**answer.headers, "Content-Length": str(len(body) // 2)}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if request.transport is not None:
+        request.transport.write(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body)
+        request.transport.close()
+    return web.Response()  # never leaves the house: for the statistics
+
+
+BROKEN: dict[str, Callable[[web.Request, web.Response], Awaitable[web.StreamResponse]]] = {
+    "cut": cut,
+    "overlong": overlong,
+    "tooshort": tooshort,
+}
+
+
+async def flood(request: web.Request, rows: list[str], total_bytes: int) -> web.StreamResponse:
+    """Send a page of so many bytes: these rows, or numbers, again and again; never held as a whole."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    once = (",".join(rows) or "0").encode() + b","
+    piece = once * max(1, _FLOOD_PIECE_BYTES // len(once))
+    with suppress(ConnectionError):  # who has enough of it goes away
+        await response.write(b"[")
+        for _ in range(-(-total_bytes // len(piece))):
+            await response.write(piece)
+        await response.write(once[:-1] + b"]")
+    return response
+
+
 def reset(request: web.Request) -> web.Response:
     """End the connection with a TCP reset instead of an answer."""
     transport = request.transport
@@ -127,14 +181,21 @@ def reset(request: web.Request) -> web.Response:
 
 
 async def drip(request: web.Request, answer: web.Response, seconds: float) -> web.StreamResponse:
-    """Send the right answer slowly."""
+    """Send the right answer slowly: in about fifty pieces, spread over so many seconds."""
+    size = max(1, len(_body(answer)) // _DRIPS)
+    pieces = -(-len(_body(answer)) // size)
+    return await trickle(request, answer, seconds / pieces, size)
+
+
+async def trickle(
+    request: web.Request, answer: web.Response, seconds: float, piece_bytes: int = 1
+) -> web.StreamResponse:
+    """Send the right answer piece by piece, so many seconds apart."""
     body = _body(answer)
     response = await _begin(request, answer)
-    size = max(1, len(body) // _DRIPS)
-    pieces = [body[at : at + size] for at in range(0, len(body), size)]
-    for piece in pieces:
-        await response.write(piece)
-        await asyncio.sleep(seconds / len(pieces))
+    for at in range(0, len(body), piece_bytes):
+        await response.write(body[at : at + piece_bytes])
+        await asyncio.sleep(seconds)
     return response
 
 
@@ -144,9 +205,9 @@ async def hang(request: web.Request, seconds: float) -> web.Response:
     return reset(request)
 
 
-async def _begin(request: web.Request, answer: web.Response) -> web.StreamResponse:
+async def _begin(request: web.Request, answer: web.Response, *, announced: int | None = None) -> web.StreamResponse:
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
-    response.content_length = len(_body(answer))
+    response.content_length = len(_body(answer)) if announced is None else announced
     await response.prepare(request)
     return response
 

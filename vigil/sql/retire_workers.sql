@@ -1,5 +1,6 @@
--- These workers are no more; release_orphans.sql frees what they still held. What their lane's current period
--- has seen of them stays: what they told, and the rest of their claim as if it had been spent just now.
+-- The workers $1 are no more; release_orphans.sql frees what they still held. What their lane's current period has seen
+-- of them stays: what they told, and the rest of their claim as if it had been spent just now, with the overshoot $2
+-- that a share allows.
 WITH gone AS (
     DELETE FROM backfill_workers WHERE worker_id = ANY ($1::bigint[]) RETURNING *
 ),
@@ -11,7 +12,7 @@ told AS (
 untold AS (
     SELECT
         gone.lane,
-        greatest(gone.share_weight, gone.used_weight)
+        greatest(CASE WHEN gone.share_weight > 0 THEN gone.share_weight + $2::integer ELSE 0 END, gone.used_weight)
             - coalesce((SELECT sum(weight) FROM told WHERE told.worker_id = gone.worker_id), 0) AS weight,
         clock_timestamp() + gone.period AS expires_at
     FROM gone
