@@ -23,6 +23,7 @@ from vigil.claims import EVERYBODY, LISTED_AT_ONCE, Claim, Claims, Shard, Window
 from vigil.db import Link
 from vigil.db import sql as vigil_sql
 from vigil.errors import ClaimLost, StoreError
+from vigil.judge import Judge
 from vigil.settings import Settings
 from vigil.store import Chunk, Store, prepare_staging
 
@@ -54,7 +55,9 @@ class Worker:
     writing: Link
 
     async def commit(self, *chunks: Chunk) -> None:
+        """Commit, and judge who is done, as a run does beside: before that nobody stops waiting for them."""
         await self.store.commit(chunks)
+        await Judge(self.writing, EVERYBODY.range, ask_for_slices=False).judge_all()
 
     async def finish(self, claim: Claim) -> None:
         await self.commit(Chunk(claim.user, claim.end_ms, done=True))
@@ -818,7 +821,7 @@ def test_no_look_for_users_reads_the_whole_table(migrated_url: str, read: bool, 
                 await connection.execute("ANALYZE backfill_progress")
             shard = EVERYBODY if read else Shard(3, 50)
             await connection.execute(
-                "UPDATE backfill_progress SET completed = true, window_start_ms = $1, cursor_ms = $2"
+                "UPDATE backfill_progress SET completed = true, window_start_ms = $1, cursor_ms = $2, judged_at = now()"
                 " WHERE shard >= $3 AND shard < $4",
                 WINDOW.start_ms,
                 WINDOW.end_ms,
@@ -828,8 +831,8 @@ def test_no_look_for_users_reads_the_whole_table(migrated_url: str, read: bool, 
                 await connection.execute("ANALYZE backfill_progress")
             window, (first, end) = (WINDOW.start_ms, WINDOW.end_ms), shard.range
             for name, arguments in {
-                "pick_pending": (*window, first, "", end),
-                "others_users": (1, first, end, *window),
+                "pick_pending": (*window, first, "", end, "hyperliquid", True),
+                "others_users": (1, first, end, *window, "hyperliquid", True),
                 "reopen": (*window, first, end),
                 "retry_failed": (first, end, 3),
                 "release_orphans": (),
