@@ -13,6 +13,7 @@ ALTER TABLE backfill_progress
     ADD COLUMN source           text NOT NULL DEFAULT 'hyperliquid',
     ADD COLUMN until_ms         bigint,
     ADD COLUMN sources          text[] NOT NULL DEFAULT '{}',   -- those that have been read to the end
+    ADD COLUMN uncapped         boolean NOT NULL DEFAULT false, -- one of those keeps every fill there was
     -- The verdict; NULL: not judged since the last row was added.
     ADD COLUMN verdict          backfill_verdict,
     ADD COLUMN verdict_causes   text[],

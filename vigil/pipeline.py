@@ -161,7 +161,9 @@ class Run:
         name = self._worker.session
         writing = {**name, **WRITER_SESSION}
         self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=writing)
-        self._store = Store(self._writing, self._worker.id, lease_seconds=settings.lease_seconds)
+        self._store = Store(
+            self._writing, self._worker.id, lease_seconds=settings.lease_seconds, keeps_all=self.source.keeps_all
+        )
         self._counting = Link(dsn, settings)
         self._judging = Link(dsn, settings, server_settings=name)
         ask_for_slices = twap is Twap.AUTO and self.source.twap

@@ -29,6 +29,12 @@ class Status:
     workers_alive: int
     workers_dead: int
     timescaledb: bool
+    users_losing: int
+    """Users to be read whose history is being pushed out of reach, by the newest estimate (vigil.urgency)."""
+    lost_per_hour: float
+    """Fills that they are expected to lose with each hour of delay."""
+    fills_at_stake: int
+    """Fills of theirs that are expected to be within reach still."""
     faults: dict[str, int]
     """What the exchange did wrong so far, by `vigil.errors.Fault`: also what a retry then put right."""
     lanes: list[dict[str, Any]]
@@ -53,10 +59,13 @@ async def read_status(connection: Connection) -> Status:
         lanes = await connection.fetch(sql("status_lanes"))
         verdicts = await connection.fetch(sql("status_verdicts"))
         unjudged = await connection.fetchval(sql("status_unjudged"))
+        losing = await connection.fetchrow(sql("urgency_status"))
         errors = await connection.fetch(sql("status_errors"))
     assert totals is not None  # noqa: S101  aggregates always have a row
+    assert losing is not None  # noqa: S101
     return Status(
         **dict(totals),
+        **dict(losing),
         faults={kind: counted.get(kind, 0) for kind in Fault} | counted,
         lanes=[dict(row) for row in lanes],
         verdicts=[dict(row) for row in verdicts],

@@ -57,6 +57,8 @@ class Source(BaseModel):
     """Rows of a full page. Too small costs requests; too large ends a history at its first page."""
     requests_per_minute: float | None = Field(default=None, gt=0)
     """A cap on requests a period, evenly spaced, on top of the weight."""
+    keeps_all: bool = False
+    """Whether it has every fill there ever was, so that what it serves is whole."""
     twap: bool = True
     """Whether it serves the list of TWAP slices too."""
 

@@ -90,9 +90,13 @@ WRITER_SESSION = {"jit": "off", "work_mem": "64MB"}
 
 
 class Store:
-    """Commits batches for one worker over one link; `prepare_staging` must run on each connection."""
+    """Commits batches for one worker over one link; `prepare_staging` must run on each connection.
 
-    def __init__(self, link: Link, worker_id: int, *, lease_seconds: float) -> None:
+    `keeps_all` says that the source of the rows has every fill there ever was.
+    """
+
+    def __init__(self, link: Link, worker_id: int, *, lease_seconds: float, keeps_all: bool = False) -> None:
+        self._keeps_all = keeps_all
         self._link = link
         self._worker_id = worker_id
         self._lease = seconds(lease_seconds)
@@ -165,6 +169,7 @@ class Store:
             [last[user].released for user in users],
             [last[user].stream is Stream.SLICES for user in users],
             [last[user].lifetime_volume for user in users],
+            self._keeps_all,
         )
         if status != f"UPDATE {len(users)}":
             raise ClaimLost(

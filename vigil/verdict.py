@@ -149,6 +149,8 @@ class UserFacts:
     rejected_rows: int = 0
     slices_read: bool = False
     """Whether the executions of TWAP orders were asked for as well."""
+    uncapped: bool = False
+    """Whether it was read to the end at a source that keeps every fill there was."""
     lifetime_volume: Decimal | None = None
     """As the exchange reports it. Its meaning is unproven: a share to show, never a proof."""
 
@@ -217,6 +219,8 @@ def _retention(facts: UserFacts, known: Sequence[CoinEvidence]) -> tuple[Cause, 
 
     It counts the user's rows up to today, not those of the window. Slices of TWAP orders are no part of it.
     """
+    if facts.uncapped:
+        return ()
     if sum(one.rows - one.twap_rows for one in known) >= RETENTION_ROWS:
         return (Cause.RETENTION,)
     read_to_now = facts.completed_ms is not None and facts.window_end_ms >= facts.completed_ms - INDEX_LAG_MS

@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Every Hyperliquid user's historical fills, from the public API into TimescaleDB.",
     epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 finished but some users failed, "
-    "5 temporary (run again), 130/143 interrupted (run again to go on).",
+    "4 differences found, 5 temporary (run again), 130/143 interrupted (run again to go on).",
 )
 
 UserOption = Annotated[

@@ -125,6 +125,11 @@ def _print_status(found: Status) -> None:
         print(f"verdict: {_describe_verdict(row)}")
     if found.unjudged:
         print(f"verdict: {found.unjudged:,} users await theirs")
+    if found.users_losing:
+        print(
+            f"{'being lost':<14} about {found.lost_per_hour:,.0f} fills an hour of {found.users_losing:,} users to be"
+            f" read, {found.fills_at_stake:,} within reach"
+        )
     for row in found.lanes:
         share, used = row["share_weight"], row["used_weight"]
         print(f"lane: {row['lane']}, {row['workers']} workers, {used:,} of {share:,} weight used in the last period")

@@ -1,7 +1,7 @@
 -- The users of a batch move on, in the transaction that holds their fills. Every column is either
 -- absolute or counts rows inserted by this very transaction, so a batch applied twice counts once.
 -- $1 worker, then one array element a user: $2 address, $3 cursor, $4 done, $5 inserted, $6 oldest,
--- $7 newest fill (ms), $8 error, $9 released, $10 whether it is of the list of TWAP slices, $11 lifetime volume.
+-- $7 newest fill (ms), $8 error, $9 released, $10 whether it is of the list of TWAP slices, $11 lifetime volume; $12 whether the source keeps every fill there was.
 -- Done with the fills is done with the user only where its TWAP slices are not wanted too.
 UPDATE backfill_progress AS p SET
     cursor_ms = CASE
@@ -15,6 +15,7 @@ UPDATE backfill_progress AS p SET
         WHEN b.done AND NOT b.slices AND p.source <> ALL (p.sources) THEN p.sources || p.source
         ELSE p.sources
     END,
+    uncapped = p.uncapped OR (b.done AND NOT b.slices AND $12),
     completed = b.finished,
     completed_at = CASE WHEN b.finished THEN now() END,
     fills_count = p.fills_count + b.inserted,

@@ -13,6 +13,7 @@ UPDATE backfill_progress AS p SET
     window_start_ms = CASE WHEN was.goes_on THEN p.window_start_ms ELSE $3 END,
     window_end_ms = CASE WHEN p.until_ms IS NULL THEN $4 ELSE p.window_end_ms END,
     sources = CASE WHEN p.until_ms IS NOT NULL OR was.goes_on AND p.window_end_ms >= $4 THEN p.sources ELSE '{}' END,
+    uncapped = p.uncapped AND (p.until_ms IS NOT NULL OR was.goes_on AND p.window_end_ms >= $4),
     slices_wanted = p.slices_wanted OR $6,
     source = $5,
     verdict = NULL,

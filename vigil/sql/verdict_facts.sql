@@ -10,6 +10,7 @@ SELECT
     coalesce(rejected.rows, 0) AS rejected_rows,
     coalesce(p.slices_cursor_ms >= p.window_end_ms, false) AS slices_read,
     p.lifetime_volume,
+    p.uncapped,
     coalesce(gaps.from_ms, '{}') AS gaps_from_ms,
     coalesce(gaps.to_ms, '{}') AS gaps_to_ms,
     coalesce(gaps.kind, '{}') AS gaps_kind
@@ -27,6 +28,6 @@ LEFT JOIN LATERAL (
         array_agg(g.from_ms ORDER BY g.from_ms, g.to_ms, g.kind) AS from_ms,
         array_agg(g.to_ms ORDER BY g.from_ms, g.to_ms, g.kind) AS to_ms,
         array_agg(g.kind ORDER BY g.from_ms, g.to_ms, g.kind) AS kind
-    FROM backfill_gaps AS g WHERE g.user_address = p.user_address
+    FROM backfill_gaps AS g WHERE g.user_address = p.user_address AND NOT (p.uncapped AND g.kind = 'retention')
 ) AS gaps ON true
 WHERE p.user_address = ANY($1::text[]);
