@@ -38,9 +38,9 @@ progress in one transaction (`store`). `pipeline` opens all this, stops it in or
 cursor: where a walk stands, in ms. progress: the cursor that is committed. claim: a user is one
 worker's. lease: how long a worker is believed alive unheard. slice: an execution of a TWAP order,
 served in a list of its own. verdict: what is proven of a user's completeness. source: a host to
-ask. worker: one process. weight: the exchange's currency. budget: weight a period. lane: the workers behind one address, which share
-one budget. chunk: what one page leaves to commit. batch: chunks committed together. gap: a span in
-which rows may be missing. run: one `vigil-backfill run`.
+ask. worker: one process. weight: the exchange's currency. budget: weight a period. lane: the
+workers behind one address, which share one budget. chunk: what one page leaves to commit. batch:
+chunks committed together. gap: a span in which rows may be missing. run: one `vigil-backfill run`.
 
 **Invariants.** Whoever changes the code keeps these; each has tests of its name.
 

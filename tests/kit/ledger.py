@@ -85,7 +85,8 @@ RULES = {
         ) AS entries WHERE old_owner IS DISTINCT FROM left_there""",
     "only a living worker claims, and for itself": """
         SELECT * FROM ledger_progress
-        WHERE old_owner IS NULL AND new_owner IS NOT NULL AND (NOT owner_lives OR session <> 'vigil-backfill ' || new_owner)""",
+        WHERE old_owner IS NULL AND new_owner IS NOT NULL
+            AND (NOT owner_lives OR session <> 'vigil-backfill ' || new_owner)""",
     "nobody takes a user from a living worker": """
         SELECT * FROM ledger_progress
         WHERE new_owner IS NULL AND owner_lives AND session <> 'vigil-backfill ' || old_owner""",
