@@ -23,9 +23,9 @@ from importlib.resources import files
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from vigil.errors import StoreError, StoreUnavailable, UsageError
+from vigil.errors import StatementTooSlow, StoreError, StoreUnavailable, UsageError
 from vigil.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -127,15 +127,20 @@ class Link:
         *,
         patience: float | None = None,
         timeout: float | None = None,
+        wait_for_slow: bool = True,
     ) -> T:
         """The result of `operation` on the connection, repeated when the server went away meanwhile.
 
         `patience` is how many seconds to go on trying, `timeout` how many one try may take (defaults:
-        the settings').
+        the settings'); `wait_for_slow` False raises StatementTooSlow at the first try.
         Raises: StoreUnavailable when it is over; whatever else the operation raises.
         """
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailable),
+            retry=retry_if_exception(
+                lambda error: (
+                    isinstance(error, StoreUnavailable) and (wait_for_slow or not isinstance(error, StatementTooSlow))
+                )
+            ),
             stop=stop_after_delay(self._patience if patience is None else patience),
             wait=wait_random_exponential(multiplier=0.1, max=1),
             reraise=True,
@@ -182,10 +187,10 @@ class Link:
                 await asyncio.wait({task}, timeout=1)  # usually it fails by itself, with a better reason
             if task.done():
                 return task.result()
-            raise StoreUnavailable(
-                "The database closed the connection in the middle of a statement."
-                if gone.done()
-                else f"The database did not answer within {timeout:g} s (VIGIL_DATABASE_TIMEOUT_SECONDS)."
+            if gone.done():
+                raise StoreUnavailable("The database closed the connection in the middle of a statement.")
+            raise StatementTooSlow(
+                f"The database did not answer within {timeout:g} s (VIGIL_DATABASE_TIMEOUT_SECONDS)."
             )
         except _FOREIGN as error:
             raise _translated(connection, error) from error

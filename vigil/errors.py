@@ -118,6 +118,10 @@ class StoreUnavailable(StoreError):
     exit_code = EXIT_TEMPORARY
 
 
+class StatementTooSlow(StoreUnavailable):
+    """A statement took longer than it may: the database is stuck, or there is too much to look at."""
+
+
 class SchemaMismatch(StoreError):
     """Tables or migrations in the database are not the ones this version knows."""
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from vigil.cursor import Gap, GapKind
 from vigil.db import Connection, Link, sql
-from vigil.verdict import Cause, CoinEvidence, UserFacts, UserVerdict, verdict
+from vigil.errors import StatementTooSlow, StoreError, StoreUnavailable
+from vigil.verdict import Cause, CoinEvidence, UserFacts, UserVerdict, Verdict, verdict
+
+log = logging.getLogger(__name__)
 
 USERS_AT_ONCE = 100
 """Judged in one transaction: some 10 ms each, and a few thousand rows of the largest sort."""
@@ -44,19 +49,43 @@ class Judge:
 
     async def judge_all(self) -> None:
         """Judge until nobody awaits a verdict."""
-        while await self._link.run(self._judge_some):
+        while await self._judge(USERS_AT_ONCE):
             pass
 
-    async def _judge_some(self, connection: Connection) -> int:
+    async def _judge(self, limit: int) -> int:
+        """Judge so many users at most; returns how many. One that can't be judged is told so, and holds up nobody."""
+        picked: list[str] = []
+        try:
+            return await self._link.run(partial(self._judge_some, limit, picked), wait_for_slow=False)
+        except StoreError as error:
+            if isinstance(error, StoreUnavailable) and not isinstance(error, StatementTooSlow):
+                raise
+            reason = str(error)
+        if limit == 1:
+            await self._link.run(partial(self._give_up, picked, reason))
+            return len(picked)
+        return sum([await self._judge(1) for _ in range(limit)])
+
+    async def _judge_some(self, limit: int, picked: list[str], connection: Connection) -> int:
         async with connection.transaction():
             if self._users is None:
-                picked = await connection.fetch(sql("judge_next"), *self._shards, USERS_AT_ONCE)
+                rows = await connection.fetch(sql("judge_next"), *self._shards, limit)
             else:
-                picked = await connection.fetch(sql("judge_listed"), self._users, USERS_AT_ONCE)
-            users = [row["user_address"] for row in picked]
-            if users:
-                await save(connection, await judge(connection, users), ask_for_slices=self._ask_for_slices)
-        return len(users)
+                rows = await connection.fetch(sql("judge_listed"), self._users, limit)
+            picked[:] = [row["user_address"] for row in rows]
+            if picked:
+                await save(connection, await judge(connection, picked), ask_for_slices=self._ask_for_slices)
+        return len(picked)
+
+    async def _give_up(self, users: Sequence[str], reason: str, connection: Connection) -> None:
+        log.warning("%s can't be judged: %s", ", ".join(users), reason)
+        why = f"The evidence could not be gathered: {reason}"
+        facts = [UserFacts(user, completed=True, window_start_ms=0, window_end_ms=0) for user in users]
+        verdicts = [
+            UserVerdict(one.user_address, Verdict.UNVERIFIED, (Cause.NOT_JUDGED,), why, (), one) for one in facts
+        ]
+        async with connection.transaction():
+            await save(connection, verdicts, ask_for_slices=False)
 
 
 async def judge(connection: Connection, users: Sequence[str]) -> list[UserVerdict]:

@@ -78,6 +78,7 @@ class Cause(StrEnum):
     UNFINISHED = "unfinished"  # the window has not been read to its end
     NO_START_POSITION = "no_start_position"  # rows (of archives) do not tell their position
     ONLY_SPOT = "only_spot"  # spot and outcome coins have no chain
+    NOT_JUDGED = "not_judged"  # the database could not gather the evidence
     LIFETIME_VOLUME = "lifetime_volume"  # the exchange counts a volume for a user of whom nothing is in reach
 
 
