@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.kit.backfill import ask, tell, until
+from tests.kit.backfill import OWN_SESSIONS, ask, tell, until
 from tests.kit.factories import fill_of, wire_row
 from tests.kit.loop import run
 from tests.kit.proxy import Fate, Proxy
@@ -126,7 +126,7 @@ async def kill_sessions(url: str, worker: Worker) -> None:
     """End the worker's sessions from outside, and wait until they are gone; it may have new ones by then."""
     connection = await asyncpg.connect(url)
     try:
-        query = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+        query = f"SELECT pid, pg_terminate_backend(pid) FROM {OWN_SESSIONS} WHERE application_name = $1"
         killed = [row["pid"] for row in await connection.fetch(query, *session_name(worker.id).values())]
     finally:
         await connection.close()
@@ -608,7 +608,7 @@ def test_a_worker_back_before_its_old_session_has_ended_gets_its_lock_later(migr
             assert await broken.claims.next() is not None
             await asyncio.sleep(0.2)  # some heartbeats
             name = session_name(1)["application_name"]
-            query = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 ORDER BY backend_start LIMIT 1"
+            query = f"SELECT pid FROM {OWN_SESSIONS} WHERE application_name = $1 ORDER BY backend_start LIMIT 1"
             old = await ask(migrated_url, query, name)
             await tell(migrated_url, "SELECT pg_terminate_backend($1)", old)
             await until(migrated_url, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", old)
@@ -792,7 +792,7 @@ def test_users_claimed_while_orphans_are_freed_stay_claimed(migrated_url: str) -
                     )
                     await blocker.execute("UPDATE backfill_progress SET claimed_by = 3")
                     bury = asyncio.create_task(burying.claims._bury_the_dead())
-                    waiting = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    waiting = f"SELECT count(*) = 1 FROM {OWN_SESSIONS} WHERE wait_event_type = 'Lock'"
                     await until(migrated_url, f"{waiting} AND datname = current_database()")
                 await bury
                 assert await ask(migrated_url, HELD_BY, 3) == 1

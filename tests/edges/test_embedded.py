@@ -95,7 +95,8 @@ def is_gone(data_dir: Path) -> bool:
 
 
 def answers(dsn: str) -> bool:
-    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    # The internal error: its server died between the handshake and the statement.
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         return sql(dsn, "SELECT 1") == 1
     return False
 

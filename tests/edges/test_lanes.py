@@ -12,7 +12,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from tests.kit.backfill import ask, tell, until
+from tests.kit.backfill import OWN_SESSIONS, ask, tell, until
 from tests.kit.lane_ledger import LaneLedger
 from tests.kit.loop import run
 from tests.kit.proxy import Fate, Proxy
@@ -413,7 +413,7 @@ def test_a_worker_buried_in_the_middle_of_its_report_gets_no_share(migrated_url:
 
 
 async def waits_for_a_lock(url: str, member: Member) -> None:
-    waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1"
+    waiting = f"SELECT count(*) > 0 FROM {OWN_SESSIONS} WHERE wait_event_type = 'Lock' AND application_name = $1"
     await until(url, waiting, *session_name(member.id).values())
 
 
@@ -431,7 +431,7 @@ def test_a_worker_stopped_inside_its_report_does_not_hold_the_others_up(migrated
             for _ in range(3):
                 async with asyncio.timeout(10):
                     assert await other.agree() == 0
-            alive = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+            alive = f"SELECT count(*) FROM {OWN_SESSIONS} WHERE application_name = $1"
             assert await ask(migrated_url, alive, *session_name(1).values()) == 1
 
     run(scenario())

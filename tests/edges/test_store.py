@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from tests.kit.backfill import ask, tell, until
+from tests.kit.backfill import OWN_SESSIONS, ask, tell, until
 from tests.kit.factories import Row, fill_of, wire_row
 from tests.kit.loop import run
 from tests.kit.proxy import Fate, Proxy
@@ -118,12 +118,12 @@ async def progress(url: str, user: str = USER) -> asyncpg.Record:
 
 
 STAMP = "SELECT string_agg(tableoid::text || xmin::text || ctid::text, ',' ORDER BY user_address, tid) FROM fills"
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+WAITING = f"SELECT count(*) FROM {OWN_SESSIONS} WHERE wait_event_type = 'Lock'"
 
 
 async def the_session(url: str) -> int:
     """The pid of the worker's one session."""
-    query = "SELECT pid FROM pg_stat_activity WHERE application_name = $1"
+    query = f"SELECT pid FROM {OWN_SESSIONS} WHERE application_name = $1"
     pid: int = await ask(url, query, *session_name(WORKER).values())
     return pid
 
@@ -518,7 +518,7 @@ def test_a_copy_under_back_pressure_does_not_hang_when_its_server_vanishes(migra
             if end == "cut":
                 proxy.cut()
             else:
-                query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
+                query = f"SELECT pg_terminate_backend(pid) FROM {OWN_SESSIONS} WHERE application_name = $1"
                 await tell(migrated_url, query, *session_name(WORKER).values())
             assert (await committing).inserted == 1_500
             assert time.monotonic() - began < 8
@@ -541,7 +541,7 @@ def test_cancelled_in_the_middle_of_a_batch_nothing_is_applied_and_no_session_st
                     committing.cancel()
                     with pytest.raises(asyncio.CancelledError):
                         await committing
-                sessions = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = $1"
+                sessions = f"SELECT count(*) = 0 FROM {OWN_SESSIONS} WHERE application_name = $1"
                 await until(migrated_url, sessions, *session_name(WORKER).values())
                 assert await stored(migrated_url) == [(USER, 1)]
                 assert (await writing.commit(chunk_of(rows_of(10, 2)))).inserted == 10

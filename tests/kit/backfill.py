@@ -17,6 +17,9 @@ from vigil.simulator import Simulator, SimulatorConfig
 WINDOW = Window(1_672_531_200_000, 1_753_574_400_000)
 """The default one: [2023-01-01, 2025-07-27)."""
 
+OWN_SESSIONS = "(SELECT * FROM pg_stat_activity WHERE datname = current_database()) AS own_sessions"
+"""To select from: tests that run at the same time on one server give their workers the same names."""
+
 PERIOD_SECONDS = 0.05
 """Length of the exchange's minute in tests: 1200 times faster than real."""
 
