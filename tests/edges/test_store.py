@@ -850,10 +850,8 @@ def test_a_batch_that_would_unpack_too_much_is_refused_with_the_reason_and_not_w
             limit = f"ALTER DATABASE {name} SET timescaledb.max_tuples_decompressed_per_dml_transaction = 10"
             await tell(migrated_url, limit)
             await writing.link.close()
-            began = time.monotonic()
             changed = chunk_of(rows_of(2_000, fee="9"))
             (outcome,) = await asyncio.gather(writing.commit(changed), return_exceptions=True)
-            assert not isinstance(outcome, StoreUnavailable), outcome
-            assert time.monotonic() - began < 5
+            assert not isinstance(outcome, StoreUnavailable), outcome  # which it would be after the patience
 
     run(scenario())
