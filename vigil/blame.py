@@ -58,8 +58,8 @@ class Blame:
 
     @property
     def suspects_outage(self) -> bool:
-        """Whether those held back are too many to be to blame."""
-        return len(self._held) >= self._least
+        """Whether those held back are too many to be to blame, or nobody was answered and all speaks of a wrong URL."""
+        return len(self._held) >= self._least or (bool(self._held) and self._speaks_of_the_url())
 
     def vouch(self) -> list[Chunk]:
         """The exchange answers for somebody else: returns those held back, who are to blame then."""
@@ -90,11 +90,14 @@ class Blame:
 
     def _nobody(self, user: str, error: ExchangeError) -> ExchangeUnavailable | UsageError:
         text = f"The exchange gave no usable answer for {self._streak} users in a row, lastly {user}: {error}"
-        errors = [error, *(held for _, held in self._held)]
-        misdirected = all(isinstance(one, ExchangeRefused) and one.status in MISDIRECTED for one in errors)
-        if not self._answered and misdirected:
+        if self._speaks_of_the_url(error):
             return UsageError(text, hint="Check VIGIL_API_URL: it must be the exchange's info endpoint.")
         return ExchangeUnavailable(text, hint="Nothing is lost: run the same command again later.")
+
+    def _speaks_of_the_url(self, *errors: ExchangeError) -> bool:
+        held = (error for _, error in self._held)
+        misdirected = (isinstance(one, ExchangeRefused) and one.status in MISDIRECTED for one in (*held, *errors))
+        return not self._answered and all(misdirected)
 
 
 def _is_own_fault(error: ExchangeError) -> bool:

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -142,8 +142,8 @@ def _remedies_of_causes(story: Story, causes: set[str]) -> Iterator[Remedy]:
             yield Remedy("archives of fills by user begin on 2025-05-25: load those of the missing span")
     if Cause.RETENTION_UNKNOWN in causes:
         yield Remedy(
-            "how many fills came after the window is not known: read on to today, or load archives, and it is",
-            f"vigil-backfill run --end {_today()} --user {user}",
+            "how many fills came after the window is not known: read on to this moment, or load archives, and it is",
+            f"vigil-backfill run --end {_tomorrow()} --user {user}",
         )
     if Cause.NO_START_POSITION in causes:
         yield Remedy("rows of an archive do not tell their position: the exchange's own would, where it still has them")
@@ -156,7 +156,7 @@ def _remedies_of_causes(story: Story, causes: set[str]) -> Iterator[Remedy]:
 def _remedies_of_emptiness(story: Story) -> Iterator[Remedy]:
     if story.user["lifetime_volume"] is None:
         why = "whether the exchange counts a volume for it would tell whether it ever traded"
-        yield Remedy(why, f"vigil-backfill run --volume-check --end {_today()} --user {story.user['user_address']}")
+        yield Remedy(why, f"vigil-backfill run --volume-check --end {_tomorrow()} --user {story.user['user_address']}")
     yield Remedy("an agent wallet answers empty: the account that it signs for has the fills")
 
 
@@ -197,7 +197,9 @@ def _tell_reading(story: Story) -> Iterator[str]:
         yield f"{facts['state']}: known, not yet read"
     else:
         yield f"{facts['state']}: window [{_moment(facts['window_start_ms'])}, {_moment(facts['window_end_ms'])})"
-        yield f"read to {_moment(facts['cursor_ms'])}, since {_date(facts['started_at'])}" + (
+        begun = facts["cursor_ms"] > facts["window_start_ms"]
+        so_far = f"read to {_moment(facts['cursor_ms'])}" if begun else "nothing of it read yet"
+        yield f"{so_far}, since {_date(facts['started_at'])}" + (
             "" if facts["completed_at"] is None else f", to the end on {_date(facts['completed_at'])}"
         )
         yield f"sources: {', '.join(facts['sources']) or 'none to the end yet'} (last asked: {facts['source']})"
@@ -276,5 +278,6 @@ def _date(moment: datetime | None) -> str:
     return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _today() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d}"
+def _tomorrow() -> str:
+    """A window that ends in the future ends at the moment of the run."""
+    return f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"

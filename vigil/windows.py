@@ -236,7 +236,7 @@ class Summary:
         if self.signal is not None:
             return f"{counted}: interrupted, so no more can be said"
         if not self.windows + self.unanswered_windows:
-            return "no window could be compared"
+            return "nothing is suspect" if self.choice is Choice.SUSPECT else "no window could be compared"
         if self.choice is Choice.SUSPECT:
             return f"{counted}: suspect ones, not drawn at random, so nothing follows for others"
         if self.bound is None:

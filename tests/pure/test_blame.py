@@ -174,6 +174,16 @@ def test_an_exchange_that_refuses_everybodys_request_is_not_a_wrong_url(error: E
         turns.end(refused(404), error, *[refused(404)] * LEAST)
 
 
+@pytest.mark.parametrize("status", sorted(MISDIRECTED))
+def test_one_user_is_enough_to_tell_a_wrong_url_where_nobody_was_answered(status: int) -> None:
+    turns = Turns()
+    turns.end(refused(status))
+    assert turns.blame.suspects_outage
+    with pytest.raises(UsageError, match="no usable answer"):
+        turns.rest()
+    assert turns.failed == turns.released == []
+
+
 def test_a_url_that_has_answered_is_the_right_one_whatever_it_says_later() -> None:
     turns = Turns(answered=True)
     with pytest.raises(ExchangeUnavailable):
@@ -283,8 +293,10 @@ def test_a_run_stops_only_when_many_in_a_row_were_not_answered(history: list[Tur
             streak = streak + 1 if turn.error is not None else 0
             turns.end(turn.error, seconds=turn.seconds)
         turns.rest()
-    except (ExchangeUnavailable, UsageError):
+    except ExchangeUnavailable:
         assert streak >= LEAST
+    except UsageError:
+        assert all(isinstance(turn.error, ExchangeRefused) and turn.error.status == 404 for turn in history)
 
 
 # Somebody else is asked for

@@ -213,8 +213,10 @@ def _summarize(console: Console, tally: Tally) -> None:
     console.print(done, highlight=False, soft_wrap=True)
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
         console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
-    elif tally.users_claimed == 0 and not tally.users_elsewhere:
-        nothing = "nothing to read: each user known or named is complete for this window (`users add` makes more known)"
+    elif tally.requests == 0 and not tally.users_elsewhere and not tally.users_left_failed:
+        nothing = (
+            "nothing to read: every user known or named has been read for this window (`users add` makes more known)"
+        )
         console.print(nothing, highlight=False, soft_wrap=True)
     for source, users in tally.users_elsewhere.items():
         left = f"{users:,} users wait for what {source} has of them and were left alone"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from vigil import rehearsal
-from vigil.cli.common import EndOption, StartOption, app, database, parse_window, run_async
+from vigil.cli.common import EndOption, StartOption, app, database, parse_window, require_schema, run_async
+from vigil.db import session
 from vigil.demo import run_demo
 from vigil.errors import EXIT_DONE, EXIT_FAILURE, UsageError
 from vigil.settings import DEFAULT_END, DEFAULT_START, load_settings, parse_instant
@@ -72,12 +74,20 @@ def compare(
     """Compare the table with a simulator's truth, column by column; exit 1 where they differ."""
     settings = load_settings()
     window = parse_window(settings, start, end)
+    if not re.match(r"https?://[^/]", truth):
+        raise UsageError(f"{truth!r} is no http:// URL of a simulator.")
     with database(settings) as dsn:
+        run_async(_check_schema(dsn))
         found = run_async(rehearsal.compare(dsn, truth, window))
     print(f"{found.rows:,} rows of {found.users:,} users compared: missing {found.missing:,}, extra {found.extra:,}")
     for address, kind, row in found.examples:
         print(f"{kind} {address} {row}")
     raise typer.Exit(EXIT_DONE if found.equal else EXIT_FAILURE)
+
+
+async def _check_schema(dsn: str) -> None:
+    async with session(dsn) as connection:
+        await require_schema(connection)
 
 
 @app.command()
