@@ -91,7 +91,7 @@ class Blame:
     def _nobody(self, user: str, error: ExchangeError) -> ExchangeUnavailable | UsageError:
         text = f"The exchange gave no usable answer for {self._streak} users in a row, lastly {user}: {error}"
         if self._speaks_of_the_url(error):
-            return UsageError(text, hint="Check VIGIL_API_URL: it must be the exchange's info endpoint.")
+            return UsageError(text, hint="Check the URL: VIGIL_API_URL, or the source's api_url and headers.")
         return ExchangeUnavailable(text, hint="Nothing is lost: run the same command again later.")
 
     def _speaks_of_the_url(self, *errors: ExchangeError) -> bool:

@@ -289,7 +289,7 @@ def story(verdict: str | None, *causes: str, **changes: Any) -> Story:
         (story("unverified", "window_start", window_start_ms=1_700_000_000_000), "--start 2023-01-01"),
         (story("unverified", "only_spot"), "nothing proves spot"),
         (story("unverified", "no_start_position"), "rows of an archive do not tell"),
-        (story("truncated", "retention_unknown"), "read on to today"),
+        (story("truncated", "retention_unknown"), "read on to this moment"),
         (story("empty"), "--volume-check"),
         (story("empty", "lifetime_volume", lifetime_volume=Decimal(5)), "--only empty --source NAME"),
         (story(None), "awaits its verdict"),
