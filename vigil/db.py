@@ -221,7 +221,8 @@ def _translated(connection: Connection, error: Exception) -> Exception:
     refused = StoreError(f"The database refused a statement: {_sentence(error)}.")
     if isinstance(error, asyncpg.ConfigurationLimitExceededError):  # 53400 is of class 53, but does not pass
         return refused
-    if isinstance(error, _AWAY) or connection.is_closed():
+    lost_track = type(error) is asyncpg.InterfaceError  # the session ended in the middle of an operation
+    if isinstance(error, _AWAY) or connection.is_closed() or lost_track:
         if not connection.is_closed() and not isinstance(error, asyncpg.TransactionRollbackError):
             connection.terminate()  # e.g. read-only after a failover: look for the primary anew
         return StoreUnavailable(f"The database went away: {_sentence(error)}.")
