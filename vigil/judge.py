@@ -29,6 +29,9 @@ USERS_AT_ONCE = 100
 PAUSE_SECONDS = 0.5
 """Between two looks for users that have finished."""
 
+PAUSE_LOOKS = 10
+"""... and so many times as long as a look that found none took: with a long list of users it takes a while."""
+
 
 class Judge:
     """Judges the completed users of the shards [first, end), or those listed."""
@@ -43,9 +46,11 @@ class Judge:
 
     async def keep(self) -> None:
         """Judge whoever finishes, until cancelled. Raises: StoreUnavailable, StoreError."""
+        now = asyncio.get_running_loop().time
         while True:
-            await self.judge_all()
-            await asyncio.sleep(PAUSE_SECONDS)
+            began = now()
+            if not await self._judge(USERS_AT_ONCE):
+                await asyncio.sleep(max(PAUSE_SECONDS, PAUSE_LOOKS * (now() - began)))
 
     async def judge_all(self) -> None:
         """Judge until nobody awaits a verdict."""

@@ -49,9 +49,9 @@ async def read_user(
     while not walk.done:
         try:
             page, step = await advance(walk, claim.user, fetch_page, faults)
-            volume = await _volume(claim.user, fetch_volume) if fetch_volume and step.done else None
         except (ExchangeRefused, ExchangeUnavailable, MalformedReply) as error:
             return error
+        volume = await _volume(claim.user, fetch_volume) if fetch_volume and step.done else None
         for gap in step.gaps:
             log.warning("%s: rows may be missing in [%d, %d] (%s)", claim.user, gap.from_ms, gap.to_ms, gap.kind)
         if page.rejected:

@@ -124,7 +124,8 @@ def retry(
     host = load_source(settings, source or MAIN_SOURCE)
     named = read_users(user, users_file)
     with prepared(settings) as (dsn, console):
-        failed = [one for one in run_async(_read_failed(dsn)) if named is None or one.user in set(named)]
+        wanted = None if named is None else frozenset(named)
+        failed = [one for one in run_async(_read_failed(dsn)) if wanted is None or one.user in wanted]
         if not failed:
             console.print("no user has failed: nothing to try again", highlight=False)
             raise typer.Exit(EXIT_DONE)
@@ -185,7 +186,8 @@ def _choose(
         nothing_more = f"{MAIN_SOURCE} has nothing more for users read already, unless the window is wider now"
         console.print(f"{nothing_more}; --source NAME asks another host for them", highlight=False, soft_wrap=True)
     asked = run_async(_read_users_to_ask(settings, dsn, verdicts, shard, source))
-    users = asked if named is None else [user for user in asked if user in set(named)]
+    wanted = frozenset(asked if named is None else named)
+    users = [user for user in asked if user in wanted]
     if not users:
         among = "user" if named is None else "user named"
         console.print(f"no {among} has the verdict {words}: nothing to read", highlight=False)
