@@ -29,7 +29,7 @@ from vigil.db import Link, session
 from vigil.display import describe, progress_display
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
 from vigil.judge import Judge
-from vigil.pipeline import Run, Tally, Twap
+from vigil.pipeline import Run, Tally, Twap, tend_after
 from vigil.report import FailedUser, failed_users
 from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
 from vigil.sources import MAIN_SOURCE, load_source
@@ -168,6 +168,7 @@ def _backfill(settings: Settings, dsn: str, console: Console, window: Window, **
             _summarize(console, job.tally)
             raise
         _summarize(console, tally)
+    run_async(tend_after(tally, settings, dsn, lambda text: console.print(text, highlight=False, soft_wrap=True)))
     return tally.exit_code
 
 
