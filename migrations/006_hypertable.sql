@@ -46,7 +46,7 @@ BEGIN
         WHERE (j.proc_name = 'backfill_upkeep' AND j.hypertable_name IS NULL)
             OR (
                 j.proc_name LIKE 'policy\_%compression'
-                AND to_regclass(format('%I.%I', j.hypertable_schema, j.hypertable_name)) = table_oid
+                AND to_regclass(quote_ident(j.hypertable_schema) || '.' || quote_ident(j.hypertable_name)) = table_oid
             );
     END IF;
     daily := CASE
