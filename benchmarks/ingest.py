@@ -1,88 +1,160 @@
-"""JSON pages to committed rows, against COPY of a ready file into the same keyed table.
+"""Pages and archives to committed rows, against `psql \\copy` of a ready file into the same keyed table.
 
-The baseline does no JSON, no staging and no conflict handling: it is what the server itself needs
-for these rows with this key. A ratio of 0.5 means that decoding, staging, upsert and progress cost
-as much again. Database: VIGIL_DATABASE_URL (an empty one), or an embedded Postgres.
+The baseline does no JSON, no staging and no conflict handling: it is what the server itself needs for these
+rows with this key in this order. A ratio of 0.5 means that decoding, staging, upsert and progress cost as much again.
+Each is measured between two runs of its baseline, which are averaged. Where there is no psql, asyncpg copies.
+Database: VIGIL_DATABASE_URL (an empty one), or an embedded Postgres. `python -m benchmarks.ingest [ROWS]`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import os
+import re
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 
+import lz4.frame
 import msgspec
 
 from vigil.claims import Claims, Window, hold_worker_lock, new_worker_id
-from vigil.db import Connection, Link, session
+from vigil.db import Link, session
 from vigil.embedded import embedded_postgres
 from vigil.fills import COPY_COLUMNS, copy_line, decode_page
+from vigil.load.loading import Load
+from vigil.load.places import find
 from vigil.pipeline import prepare_database
 from vigil.settings import load_settings
 from vigil.simulator import Population
+from vigil.simulator.archives import blocks
 from vigil.store import WRITER_SESSION, Chunk, Store, prepare_staging
+from vigil.writer import BatchLimits, write_batches
 
-USERS = 60
-PAGE = 2000
-BATCH_PAGES = 10
+ROWS = 240_000
+PAGE = 2_000
+ARCHIVED_USER_ROWS = 200
+"""Of one user in a day of archives."""
+DAY_MS = 86_400_000
+DAY_START_MS = 1_753_660_800_000
+FILES = 2
+
+Page = tuple[str, bytes]
 
 
 def main() -> None:
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
     url = os.environ.get("VIGIL_DATABASE_URL")
-    if url:
-        asyncio.run(measure(url))
-        return
-    with tempfile.TemporaryDirectory(prefix="vigil-bench-") as directory, embedded_postgres(Path(directory)) as dsn:
-        asyncio.run(measure(dsn))
+    with tempfile.TemporaryDirectory(prefix="vigil-bench-") as directory:
+        place = Path(directory)
+        with nullcontext(url) if url else embedded_postgres(place / "postgres") as dsn:
+            asyncio.run(measure(dsn, rows, place))
 
 
-async def measure(dsn: str) -> None:
+async def measure(dsn: str, rows: int, place: Path) -> None:
     await prepare_database(dsn)
-    pages = make_pages()
-    rows = len(pages) * PAGE
-    async with session(dsn) as connection:
-        await connection.execute("CREATE TABLE IF NOT EXISTS copied (LIKE fills INCLUDING INDEXES)")
-        await connection.execute("TRUNCATE copied, fills, backfill_progress, backfill_workers")
-        ready = ready_lines(pages)
-        baseline = await clock(lambda: copy_ready(connection, ready))
-        ours = await clock(lambda: commit_pages(dsn, pages))
-        again = await clock(lambda: commit_pages(dsn, pages))
-        count = await connection.fetchval("SELECT count(*) FROM fills")
-        await connection.execute("DROP TABLE copied")
-    assert count == rows, f"{count} rows of {rows} arrived"
-    print(f"\n{rows:,} rows; COPY of a ready file into the same keyed table: {rows / baseline:,.0f} rows/s")
-    print(f"{'JSON pages to committed rows':32} {baseline / ours:5.2f} of it")
-    print(f"{'the same pages once more':32} {baseline / again:5.2f} of it")
+    pages = make_pages(rows)
+    archives, events = make_archives(rows, place)
+    by_user, by_time = place / "by_user.txt", place / "by_time.txt"
+    by_user.write_text("".join(line for user, body in pages for line in ready_lines(user, body)))
+    by_time.write_text("".join(line for user, row in events for line in ready_lines(user, f"[{row}]".encode())))
+    print(
+        f"\n{rows:,} rows; as a share of what `psql \\copy` of a ready file makes of the same rows in the same order:"
+    )
+    for name, ready, work, fresh in (
+        ("pages, JSON to committed rows", by_user, lambda: commit_pages(dsn, pages), True),
+        ("the same pages once more", by_user, lambda: commit_pages(dsn, pages), False),
+        ("load, one file at a time", by_time, lambda: load(dsn, archives, jobs=1), True),
+        ("load --again, nothing new", by_time, lambda: load(dsn, archives, jobs=1), False),
+        ("load --jobs 2", by_time, lambda: load(dsn, archives, jobs=2), True),
+    ):
+        if fresh:
+            await empty(dsn)
+        before = await clock(lambda ready=ready: copy_ready(dsn, ready))  # type: ignore[misc]
+        ours = await clock(work)
+        after = await clock(lambda ready=ready: copy_ready(dsn, ready))  # type: ignore[misc]
+        baseline = (before + after) / 2
+        print(
+            f"{name:32} {baseline / ours:5.2f}   ({rows / ours:,.0f} rows/s; copy {rows / baseline:,.0f})", flush=True
+        )
+        async with session(dsn) as connection:
+            count = await connection.fetchval("SELECT count(*) FROM fills")
+            assert count == rows, f"{count} rows of {rows} arrived"
 
 
-def make_pages() -> list[tuple[str, bytes]]:
+def make_pages(rows: int) -> list[Page]:
     """Full pages of simulated users: (address, body)."""
-    population = Population(USERS, seed=1, lengths=dict.fromkeys(range(USERS), PAGE))
-    return [(population.address(i), msgspec.json.encode(population.fills(i)[:PAGE])) for i in range(USERS)]
+    users = rows // PAGE
+    population = Population(users, seed=1, lengths=dict.fromkeys(range(users), PAGE))
+    return [(population.address(i), msgspec.json.encode(population.fills(i)[:PAGE])) for i in range(users)]
 
 
-def ready_lines(pages: list[tuple[str, bytes]]) -> bytes:
+def make_archives(rows: int, place: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """A day of node_fills_by_block in a few files, and its events in order."""
+    users = rows // ARCHIVED_USER_ROWS
+    population = Population(users, seed=2, lengths=dict.fromkeys(range(users), ARCHIVED_USER_ROWS))
+    events = []
+    for index in range(users):
+        user, history = population.address(index), population.history(index)
+        for time_ms, row in zip(history.times, history.rows, strict=True):
+            moved = DAY_START_MS + time_ms % DAY_MS
+            events.append((moved, user, re.sub(r'"time":\d+', f'"time":{moved}', row, count=1)))
+    events.sort(key=lambda event: event[0])
+    paths = []
+    for number in range(FILES):
+        part = events[len(events) * number // FILES : len(events) * (number + 1) // FILES]
+        path = place / f"{number}.lz4"
+        path.write_bytes(lz4.frame.compress("".join(f"{line}\n" for line in blocks(part)).encode()))
+        paths.append(str(path))
+    return paths, [(user, row) for _, user, row in events]
+
+
+def ready_lines(user: str, body: bytes) -> list[str]:
     """The baseline's file, time already as Postgres prints it."""
     lines = []
-    for user, body in pages:
-        for fill in decode_page(body):
-            columns = copy_line(user, fill).split("\t")
-            whole, ms = divmod(fill.time, 1000)
-            columns[1] = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(whole)) + f".{ms:03}+00"
-            lines.append("\t".join(columns))
-    return "".join(lines).encode()
+    for fill in decode_page(body):
+        columns = copy_line(user, fill).split("\t")
+        whole, ms = divmod(fill.time, 1000)
+        columns[1] = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(whole)) + f".{ms:03}+00"
+        lines.append("\t".join(columns))
+    return lines
 
 
-async def copy_ready(connection: Connection, ready: bytes) -> None:
+async def empty(dsn: str) -> None:
+    async with session(dsn) as connection:
+        await connection.execute("TRUNCATE fills, backfill_progress, backfill_workers, backfill_files")
+
+
+async def copy_ready(dsn: str, ready: Path) -> None:
+    """The rows into an empty table with the key of `fills`, a hypertable if that is one."""
     columns = ["time" if name == "time_ms" else name for name in COPY_COLUMNS]
-    await connection.copy_to_table("copied", source=io.BytesIO(ready), columns=columns, format="text")
+    async with session(dsn) as connection:
+        await connection.execute("DROP TABLE IF EXISTS copied")
+        await connection.execute("CREATE TABLE copied (LIKE fills INCLUDING INDEXES)")
+        if await connection.fetchval("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'"):
+            await connection.execute(
+                "SELECT create_hypertable('copied', 'time', create_default_indexes => false,"
+                " chunk_time_interval => (SELECT time_interval FROM timescaledb_information.dimensions"
+                " WHERE hypertable_name = 'fills' LIMIT 1))"
+            )
+        if shutil.which("psql") is None:
+            await connection.copy_to_table("copied", source=ready, columns=columns, format="text")
+            return
+    copy = f"\\copy copied ({', '.join(columns)}) FROM '{ready}'"
+    process = await asyncio.create_subprocess_exec("psql", dsn, "-q", "-v", "ON_ERROR_STOP=1", "-c", copy)
+    assert await process.wait() == 0
 
 
-async def commit_pages(dsn: str, pages: list[tuple[str, bytes]]) -> None:
+async def load(dsn: str, paths: list[str], *, jobs: int) -> None:
+    tally = await Load(load_settings(), dsn, find(paths), jobs=jobs, again=True).execute()
+    assert not tally.failed, tally.failed
+
+
+async def commit_pages(dsn: str, pages: list[Page]) -> None:
     """What the pagers and the writer do with these pages, without the exchange."""
     settings = load_settings()
     worker = new_worker_id()
@@ -92,15 +164,20 @@ async def commit_pages(dsn: str, pages: list[tuple[str, bytes]]) -> None:
     claims = Claims(control, settings, worker, Window(0, 2**42), users=users)
     async with session(dsn) as connection:
         await connection.execute("TRUNCATE backfill_progress")
+    queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
+    limits = BatchLimits(settings.batch_rows, settings.batch_bytes, settings.batch_seconds)
     try:
         await claims.enroll()
         await claims.register()
         for _ in users:
             await claims.next()
         store = Store(writing, worker, lease_seconds=60)
-        for i in range(0, len(pages), BATCH_PAGES):
-            batch = pages[i : i + BATCH_PAGES]
-            await store.commit([Chunk(user, 2**42, decode_page(body), done=True) for user, body in batch])
+        writer = asyncio.create_task(write_batches(queue, store.commit, limits, lambda *_: None))
+        for user, body in pages:
+            await queue.put(Chunk(user, 2**42, decode_page(body), done=True))
+        await asyncio.wait({writer, asyncio.ensure_future(queue.join())}, return_when=asyncio.FIRST_COMPLETED)
+        writer.cancel()
+        await asyncio.wait({writer})
     finally:
         await claims.release()
         await control.close()

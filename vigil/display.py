@@ -39,7 +39,7 @@ def describe(tally: Tally) -> str:
 def progress_display(console: Console, plain_seconds: float) -> Iterator[Callable[[Tally], Coroutine[Any, Any, None]]]:
     """A coroutine function for `Run(display=...)`, fit for where `console` goes."""
     if not console.is_terminal:
-        with _log_to(console):
+        with log_to(console):
             yield lambda tally: _plain(console, tally, plain_seconds)
         return
     columns = (
@@ -50,7 +50,7 @@ def progress_display(console: Console, plain_seconds: float) -> Iterator[Callabl
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),  # last: on a narrow terminal it is what may be cut
     )
-    with Progress(*columns, console=console, transient=True) as progress, _log_to(console):
+    with Progress(*columns, console=console, transient=True) as progress, log_to(console):
         yield lambda tally: _block(progress, tally)
 
 
@@ -82,7 +82,8 @@ class _ConsoleHandler(logging.Handler):
 
 
 @contextmanager
-def _log_to(console: Console) -> Iterator[None]:
+def log_to(console: Console) -> Iterator[None]:
+    """Log lines go to the console while the block runs."""
     handler = _ConsoleHandler(console)
     logger = logging.getLogger("vigil")
     logger.addHandler(handler)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -23,12 +23,14 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-NUMERIC = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\Z"
+NUMERIC = r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})(?:[eE][+-]?[0-9]{1,3})?"
 BIGINT_MAX = 2**63 - 1
+LONGEST_AMOUNT = 200
 LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999: beyond it Python and many clients can't print a date."""
 
-Amount = Annotated[str, Meta(pattern=NUMERIC, max_length=200)]
+Amount = str
+"""Text of the form `NUMERIC`: checked for many at once (`amounts_are_plain`), which is faster than by field."""
 Identifier = Annotated[int, Meta(ge=0, le=BIGINT_MAX)]
 Milliseconds = Annotated[int, Meta(ge=0, le=LATEST_MS)]
 
@@ -152,6 +154,8 @@ _decode_fills = msgspec.json.Decoder(list[Fill]).decode
 _decode_slices = msgspec.json.Decoder(list[_Slice]).decode
 _decode_fill = msgspec.json.Decoder(Fill).decode
 _split_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_ONE_AMOUNT = re.compile(NUMERIC)
+_ALL_AMOUNTS = re.compile(f"(?:{NUMERIC},)*+")
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -172,14 +176,22 @@ def decode_page(body: bytes, stream: Stream = Stream.FILLS) -> Page:
 
 
 def _decode_at_once(body: bytes, stream: Stream) -> list[Fill] | None:
-    if _may_surprise(body):
+    if may_surprise(body):
         return None
     try:
-        if stream is Stream.FILLS:
-            return _decode_fills(body)
-        return [_unwrapped(one) for one in _decode_slices(body)]
+        fills = _decode_fills(body) if stream is Stream.FILLS else [_unwrapped(one) for one in _decode_slices(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return fills if amounts_are_plain(fills) else None
+
+
+def amounts_are_plain(fills: Sequence[Fill]) -> bool:
+    """Whether every amount of the fills is a number as Postgres reads it (and neither NaN nor blank)."""
+    listed = [f"{fill.px},{fill.sz},{fill.start_position},{fill.closed_pnl},{fill.fee}," for fill in fills]
+    built = [f"{fill.builder_fee}," for fill in fills if fill.builder_fee is not None]
+    text = "".join(listed + built)
+    # Counted, because a comma inside of one makes two amounts of it.
+    return text.count(",") == 5 * len(listed) + len(built) and _ALL_AMOUNTS.fullmatch(text) is not None
 
 
 def _unwrapped(one: _Slice) -> Fill:
@@ -187,7 +199,7 @@ def _unwrapped(one: _Slice) -> Fill:
     return one.fill
 
 
-def _may_surprise(body: bytes) -> bool:
+def may_surprise(body: bytes) -> bool:
     """An escape may hide a character that Postgres can't store; the others are names of our own."""
     return b"\\" in body or b'"#seq"' in body or b'"#extra"' in body
 
@@ -200,13 +212,13 @@ def _decode_row_by_row(body: bytes, rejected: list[Rejected], stream: Stream) ->
         try:
             fill = _decode_ordinary(raw) if stream is Stream.FILLS else None
             if fill is None:
-                row = _parse(raw) if row is None else row
+                row = parse_json(raw) if row is None else row
                 row = row if stream is Stream.FILLS else _flat_slice(row)
-                fill = _fill_from(row)
+                fill = fill_from(row)
                 odd_rows += _is_odd(row)
             fills.append(fill)
         except (ValueError, TypeError, RecursionError) as error:
-            rejected.append(Rejected(raw, str(error) or type(error).__name__, _readable_time(row)))
+            rejected.append(Rejected(raw, str(error) or type(error).__name__, readable_time(row)))
     return fills, odd_rows
 
 
@@ -226,7 +238,7 @@ def _split(body: bytes) -> list[tuple[str, Any]]:
 
 def _parse_leniently(body: bytes) -> list[Any]:
     try:
-        parsed = _parse(body)
+        parsed = parse_json(body)
     except (ValueError, RecursionError) as error:
         raise UndecodablePage(f"the body is not JSON ({type(error).__name__})") from error
     if not isinstance(parsed, list):
@@ -234,7 +246,8 @@ def _parse_leniently(body: bytes) -> list[Any]:
     return parsed
 
 
-def _parse(text: str | bytes) -> Any:
+def parse_json(text: str | bytes) -> Any:
+    """Parsed, every number exact: an int, a Decimal, or its text. Raises: ValueError, RecursionError."""
     return json.loads(text, parse_float=_number, parse_int=_number, parse_constant=str)
 
 
@@ -248,15 +261,17 @@ def _flat_slice(row: Any) -> Any:
 
 def _decode_ordinary(raw: str) -> Fill | None:
     """The quick way, for an ordinary row among strange ones."""
-    if _may_surprise(raw.encode()):
+    if may_surprise(raw.encode()):
         return None
     try:
-        return _decode_fill(raw)
+        fill = _decode_fill(raw)
     except (msgspec.DecodeError, RecursionError):
         return None
+    return fill if amounts_are_plain((fill,)) else None
 
 
-def _readable_time(row: Any) -> int | None:
+def readable_time(row: Any) -> int | None:
+    """A row's time where it can be read, in ms."""
     time = row.get("time") if isinstance(row, dict) else None
     return time if type(time) is int and 0 <= time <= LATEST_MS else None
 
@@ -269,7 +284,7 @@ def _number(text: str) -> int | Decimal | str:
         return text
 
 
-def _fill_from(row: Any) -> Fill:
+def fill_from(row: Any) -> Fill:
     """One parsed row to a fill, lenient about numbers as text and text as numbers.
 
     Raises: ValueError (or its subclass msgspec.ValidationError) with the reason.
@@ -282,10 +297,14 @@ def _fill_from(row: Any) -> Fill:
             known[name] = str(known[name])
     liquidation = known.pop("liquidation", None)
     fill = msgspec.convert(known, Fill, strict=False)
+    for name in _AMOUNTS:
+        amount = fill[name]
+        if amount is not None and (len(amount) > LONGEST_AMOUNT or not _ONE_AMOUNT.fullmatch(amount)):
+            raise ValueError(f"`{name}` is no number: {amount[:40]!r}")
     fill.liquidation = liquidation
     fill.extra = {name: value for name, value in row.items() if name not in _FIELD_OF_WIRE} or None
     line = copy_line("", fill)
-    if "\x00" in line or _NUL_IN_JSON.search(_json_text(fill.liquidation) + _json_text(fill.extra)):
+    if "\x00" in line or _NUL_IN_JSON.search(encode_json(fill.liquidation) + encode_json(fill.extra)):
         raise ValueError("the row holds a NUL character, which Postgres can't store")
     line.encode()  # a lone surrogate can't be stored either: UnicodeEncodeError
     return fill
@@ -355,33 +374,89 @@ def derive_tid(fill: Fill, twin: int = 0) -> int:
 COPY_COLUMNS = (
     "user_address", "time_ms", "coin", "side", "px", "sz", "start_position", "closed_pnl", "fee", "dir",
     "hash", "oid", "crossed", "fee_token", "tid", "twap_id", "cloid", "builder_fee", "liquidation", "seq", "extra",
+    "block_time",
 )  # fmt: skip
 """The columns of a `copy_line`, in order: those of the staging table."""
 
+NULL = r"\N"
 _SPECIAL = re.compile(r"[\\\t\n\r]")
 _ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
+_ESCAPED = re.compile(r"\\(.)")
+_UNESCAPES = {"t": "\t", "n": "\n", "r": "\r"}
 
 
-def _text(value: str | None) -> str:
+def copy_text(value: str | None) -> str:
+    """A value in Postgres' COPY text format."""
     if value is None:
-        return r"\N"
+        return NULL
     return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], value) if _SPECIAL.search(value) else value
 
 
-def _json_text(value: dict[str, Any] | None) -> str:
+def encode_json(value: dict[str, Any] | None) -> str:
+    """JSON, numbers exact; '' for nothing."""
     return "" if value is None else _encode_json(value).decode()
 
 
 def _json(value: dict[str, Any] | None) -> str:
-    return r"\N" if value is None else _text(_json_text(value))
+    return NULL if value is None else copy_text(encode_json(value))
 
 
 def copy_line(user: str, fill: Fill) -> str:
     """The fill as one line of Postgres' COPY text format, columns as in `COPY_COLUMNS`."""
-    twap_id = r"\N" if fill.twap_id is None else fill.twap_id
+    return _line(user, fill, str(fill.seq), NULL)
+
+
+def archived_line(user: str, fill: Fill, block_time: str | None) -> str:
+    """The same of an archived fill. Its `seq` is unknown: archives hold the slices of TWAP orders, too, so that
+    a place inside the millisecond there is none among what the exchange serves."""
+    return _line(user, fill, NULL, block_time or NULL)
+
+
+def _line(user: str, fill: Fill, seq: str, block_time: str) -> str:
+    coin, side, dir_, hash_, fee_token, cloid = fill.coin, fill.side, fill.dir, fill.hash, fill.fee_token, fill.cloid
+    if _SPECIAL.search(f"{coin}{side}{dir_}{hash_}{fee_token}{cloid}"):  # one look at all of them: there hardly ever is
+        coin, side, dir_, hash_ = copy_text(coin), copy_text(side), copy_text(dir_), copy_text(hash_)
+        fee_token = None if fee_token is None else copy_text(fee_token)
+        cloid = None if cloid is None else copy_text(cloid)
+    twap_id, builder_fee = fill.twap_id, fill.builder_fee
     return (
-        f"{user}\t{fill.time}\t{_text(fill.coin)}\t{_text(fill.side)}\t{fill.px}\t{fill.sz}\t{fill.start_position}\t"
-        f"{fill.closed_pnl}\t{fill.fee}\t{_text(fill.dir)}\t{_text(fill.hash)}\t{fill.oid}\t{fill.crossed}\t"
-        f"{_text(fill.fee_token)}\t{fill.tid}\t{twap_id}\t{_text(fill.cloid)}\t{_text(fill.builder_fee)}\t"
-        f"{_json(fill.liquidation)}\t{fill.seq}\t{_json(fill.extra)}\n"
+        f"{user}\t{fill.time}\t{coin}\t{side}\t{fill.px}\t{fill.sz}\t{fill.start_position}\t{fill.closed_pnl}\t"
+        f"{fill.fee}\t{dir_}\t{hash_}\t{fill.oid}\t{fill.crossed}\t{NULL if fee_token is None else fee_token}\t"
+        f"{fill.tid}\t{NULL if twap_id is None else twap_id}\t{NULL if cloid is None else cloid}\t"
+        f"{NULL if builder_fee is None else builder_fee}\t{_json(fill.liquidation)}\t{seq}\t{_json(fill.extra)}\t"
+        f"{block_time}\n"
     )
+
+
+def line_columns(line: str) -> dict[str, str | None]:
+    """What a line of the COPY text format says, by column."""
+    values = line.removesuffix("\n").split("\t")
+    return dict(zip(COPY_COLUMNS, map(uncopied, values), strict=True))
+
+
+def uncopied(text: str) -> str | None:
+    """The value that `copy_text` made this of."""
+    return None if text == NULL else _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), text)
+
+
+def rejected_line(line: str, reason: str) -> tuple[str, Rejected]:
+    """The user of a line that the database refuses, and its row, as text the same as that of its fill."""
+    columns = line_columns(line)
+    told = ((wire, column, columns[column]) for wire, column in WIRE_COLUMNS.items())
+    row = {wire: _wire_value(column, value) for wire, column, value in told if value is not None}
+    if columns["extra"] is not None:
+        row |= parse_json(columns["extra"])
+    if columns["block_time"] is not None:
+        row["blockTime"] = columns["block_time"]
+    return columns["user_address"] or "", Rejected(json.dumps(row, default=str), reason, row.get("time"))
+
+
+def _wire_value(column: str, text: str) -> Any:
+    if column in ("time_ms", "oid", "tid", "twap_id"):
+        return int(text)
+    if column == "liquidation":
+        return parse_json(text)
+    return text == "True" if column == "crossed" else text
+
+
+WIRE_COLUMNS = {wire: "time_ms" if field == "time" else field for wire, field in _FIELD_OF_WIRE.items()}

@@ -118,6 +118,10 @@ class Settings(BaseSettings):
     """Failed tries after which a user is parked: passed over until `vigil-backfill retry`."""
     drain_seconds: float = Field(20.0, ge=0)
     """After the first SIGINT or SIGTERM: time to commit what is queued, before the rest is dropped."""
+    maintain: bool = True
+    """Whether a run that wrote something ends with what `vigil-backfill maintain` does, if it is the last one at work."""
+    fills_columns: str = ""
+    """Columns of a table `fills` that `migrate --adopt` finds under other names: `user_address=user,time=time_ms`."""
     progress_seconds: float = Field(30.0, gt=0)
     """Between two progress lines when the output is not a terminal."""
 

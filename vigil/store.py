@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from vigil.claims import claim_lost
 from vigil.cursor import Gap
 from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost, SchemaMismatch, StoreError
-from vigil.fills import COPY_COLUMNS, Fill, Rejected, Stream, copy_line
+from vigil.fills import COPY_COLUMNS, Fill, Rejected, Stream, copy_line, rejected_line
 
 _ROW_REFUSED = (
     asyncpg.DataError,  # 22
@@ -45,7 +44,8 @@ class Chunk:
     """What one page of one user leaves to commit: queued by a pager, committed by the writer.
 
     `cursor_ms` None leaves the cursor where it is; `error` ends the user's turn as failed, `released`
-    as interrupted: nobody's fault, and no failed try.
+    as interrupted: nobody's fault, and no failed try. Its rows are encoded when it is made, which is
+    while the server is busy with the batch before.
     """
 
     user: str
@@ -59,6 +59,11 @@ class Chunk:
     released: bool = False
     stream: Stream = Stream.FILLS
     lifetime_volume: Decimal | None = None
+    lines: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        user = self.user
+        self.lines = "".join([copy_line(user, fill) for fill in self.fills])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +81,29 @@ class Committed:
 
 
 @dataclass(slots=True)
-class _Rows:
-    """Rows of a batch with their users, and what became of them so far."""
+class StoredRows:
+    """What became of the rows of a batch; `inserted` by user."""
 
     inserted: Counter[str] = field(default_factory=Counter)
     updated: int = 0
     already_there: int = 0
     refused: list[tuple[str, Rejected]] = field(default_factory=list)
 
+    def check(self, received: int) -> None:
+        """Raises: StoreError when the rows do not add up to those received."""
+        accounted = self.inserted.total() + self.updated + self.already_there + len(self.refused)
+        if accounted != received:
+            raise StoreError(f"A batch of {received} rows accounts for {accounted}; rolled back: {self}.")
 
-WRITER_SESSION = {"jit": "off", "work_mem": "64MB"}
-"""Settings of the writer's session: compiling costs more than its statements run, and a batch is joined in memory."""
+
+WRITER_SESSION = {
+    "jit": "off",
+    "work_mem": "64MB",
+    "timescaledb.max_tuples_decompressed_per_dml_transaction": "0",
+}
+"""Settings of the writer's session: compiling costs more than its statements run, and a batch is joined in memory.
+TimescaleDB ends a transaction that unpacks more than 100,000 rows of the columnstore, and a batch that tells something
+new of rows there may have to; 0 lifts that. Plain Postgres takes any name with a dot in it."""
 
 
 class Store:
@@ -132,19 +149,16 @@ class Store:
     async def _apply(self, connection: Connection, chunks: Sequence[Chunk], newest: int | None) -> Committed:
         if newest is None:
             raise claim_lost()
-        rows = _Rows()
-        received = [(chunk.user, fill) for chunk in chunks for fill in chunk.fills]
-        await _store_rows(connection, received, rows)
+        received = sum(len(chunk.fills) for chunk in chunks)
+        rows = await store_rows(connection, "".join([chunk.lines for chunk in chunks]).encode(), received)
         rejected = [(chunk.user, row) for chunk in chunks for row in chunk.rejected] + rows.refused
-        newly_rejected = await _store_rejected(connection, rejected)
+        newly_rejected = await store_rejected(connection, rejected)
         await _store_gaps(connection, chunks)
         await self._advance(connection, chunks, rows.inserted)
         await connection.execute(sql("number_batch"), self._worker_id, self._batch, self._lease)
+        rows.check(received)
         inserted, refused = rows.inserted.total(), len(rows.refused)
-        accounted = inserted + rows.updated + rows.already_there + refused
-        if accounted != len(received):
-            raise StoreError(f"A batch of {len(received)} rows accounts for {accounted}; rolled back: {rows}.")
-        return Committed(len(received), inserted, rows.updated, rows.already_there, refused, newly_rejected)
+        return Committed(received, inserted, rows.updated, rows.already_there, refused, newly_rejected)
 
     async def _advance(self, connection: Connection, chunks: Sequence[Chunk], inserted: Counter[str]) -> None:
         last = {chunk.user: chunk for chunk in chunks}
@@ -191,41 +205,46 @@ async def prepare_staging(connection: Connection) -> None:
     await connection.execute(sql("staging"))
 
 
-async def _store_rows(connection: Connection, rows: Sequence[tuple[str, Fill]], result: _Rows) -> None:
-    """Upsert `rows`; halve them until the row that the database refuses stands alone."""
-    if not rows:
+async def store_rows(connection: Connection, lines: bytes, count: int) -> StoredRows:
+    """Upsert `count` rows, given as lines of COPY text, in the caller's transaction."""
+    rows = StoredRows()
+    await _store_or_halve(connection, lines, count, rows)
+    return rows
+
+
+async def _store_or_halve(connection: Connection, lines: bytes, count: int, result: StoredRows) -> None:
+    """Upsert; halve the lines until the row that the database refuses stands alone."""
+    if not count:
         return
     try:
         async with connection.transaction():
-            inserted, updated, already_there = await _upsert(connection, rows)
+            inserted, updated, already_there = await _upsert(connection, lines, count)
     except _ROW_REFUSED as error:
         if len(result.refused) >= REFUSED_ROWS:
             raise StoreError(f"The database refuses row after row of one batch: {error}.") from error
-        if len(rows) == 1:
-            user, fill = rows[0]
-            raw = json.dumps(dict(fill), default=str)
-            result.refused.append((user, Rejected(raw, f"the database refused it: {error}", fill.time)))
+        if count == 1:
+            result.refused.append(rejected_line(lines.decode(), f"the database refused it: {error}"))
             return
-        middle = len(rows) // 2
-        await _store_rows(connection, rows[:middle], result)
-        await _store_rows(connection, rows[middle:], result)
+        single = lines.splitlines(keepends=True)
+        middle = count // 2
+        await _store_or_halve(connection, b"".join(single[:middle]), middle, result)
+        await _store_or_halve(connection, b"".join(single[middle:]), count - middle, result)
         return
     result.inserted.update(inserted)
     result.updated += updated
     result.already_there += already_there
 
 
-async def _upsert(connection: Connection, rows: Sequence[tuple[str, Fill]]) -> tuple[dict[str, int], int, int]:
+async def _upsert(connection: Connection, lines: bytes, count: int) -> tuple[dict[str, int], int, int]:
     """COPY to staging, insert what is new, update what changed.
 
     Returns rows inserted by user, updated, and there already: each counted by itself, so that they
     need not add up.
     """
     await connection.execute("TRUNCATE staged_lines")
-    lines = "".join([copy_line(user, fill) for user, fill in rows]).encode()
     await connection.copy_to_table("staged_lines", source=io.BytesIO(lines), columns=COPY_COLUMNS, format="text")
     inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
-    if sum(inserted.values()) == len(rows):
+    if sum(inserted.values()) == count:
         return inserted, 0, 0
     await connection.execute("SET LOCAL enable_nestloop = off")  # a temporary table has no statistics to plan by
     compared = await connection.fetchrow(sql("compare_staged"))
@@ -234,7 +253,8 @@ async def _upsert(connection: Connection, rows: Sequence[tuple[str, Fill]]) -> t
     return inserted, updated, compared["present"] - compared["changed"] - sum(inserted.values())
 
 
-async def _store_rejected(connection: Connection, rejected: Sequence[tuple[str, Rejected]]) -> int:
+async def store_rejected(connection: Connection, rejected: Sequence[tuple[str, Rejected]]) -> int:
+    """Keep rows that can't be fills, by user; returns how many of them are new there."""
     if not rejected:
         return 0
     raws = [row.raw.replace("\x00", "\\u0000") for _, row in rejected]
@@ -255,7 +275,7 @@ async def _store_gaps(connection: Connection, chunks: Iterable[Chunk]) -> None:
         await connection.execute(sql("insert_gaps"), *(list(column) for column in zip(*gaps, strict=True)))
 
 
-_FILLS_COLUMNS = {
+FILLS_COLUMNS = {
     **dict.fromkeys(("user_address", "coin", "side", "dir", "hash", "fee_token", "cloid"), "text"),
     **dict.fromkeys(("px", "sz", "start_position", "closed_pnl", "fee", "builder_fee"), "numeric"),
     **dict.fromkeys(("oid", "tid", "twap_id"), "bigint"),
@@ -271,22 +291,30 @@ async def check_fills_table(connection: Connection) -> None:
 
     Raises: SchemaMismatch naming what differs.
     """
+    if await connection.fetchval(sql("adopt_under_way")):
+        raise SchemaMismatch(
+            "An adoption of the table `fills` was begun and is not over.",
+            hint="Run `vigil-backfill migrate --adopt` to its end: it goes on where it was.",
+        )
     found = {row["attname"]: row["type"] for row in await connection.fetch(sql("fills_columns"))}
     if not found:
         return
     differing = [
         f"{name} is {found[name]}, expected {expected}"
-        for name, expected in _FILLS_COLUMNS.items()
+        for name, expected in FILLS_COLUMNS.items()
         if found.get(name, expected) != expected
     ]
-    if missing := [name for name in _FILLS_COLUMNS if name not in found]:
+    if missing := [name for name in FILLS_COLUMNS if name not in found]:
         differing.append(f"it has no {', '.join(missing)}")
-    if demanding := await connection.fetch(sql("fills_demands"), list(_FILLS_COLUMNS)):
+    if demanding := await connection.fetch(sql("fills_demands"), list(FILLS_COLUMNS)):
         differing.append(f"it demands a value for {', '.join(row['attname'] for row in demanding)}")
+    refusing = await connection.fetch(sql("fills_refusals"), list(FILLS_COLUMNS))
+    differing += [f"its unique index {row['name']} would refuse fills" for row in refusing]
     if not differing and not await connection.fetchval(sql("fills_key")):
         differing = ["it has no unique index on (user_address, time, coin, oid, tid, side)"]
     if differing:
         raise SchemaMismatch(
             f"The table `fills` in this database is not vigil's: {'; '.join(differing[:5])}.",
-            hint="Rename that table, or point VIGIL_DATABASE_URL at another database.",
+            hint="`vigil-backfill migrate --adopt --dry-run` tells what it takes to make it so. Or rename that table,"
+            " or point VIGIL_DATABASE_URL at another database.",
         )

@@ -13,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kit.factories import USER, Row, body_of, fill_of, page_of, steadily, wire_row, wire_row_2023
-from vigil.fills import BIGINT_MAX, COPY_COLUMNS, LATEST_MS, Fill, Page, UndecodablePage, copy_line, decode_page
+from vigil.fills import (
+    BIGINT_MAX,
+    COPY_COLUMNS,
+    LATEST_MS,
+    Fill,
+    Page,
+    UndecodablePage,
+    archived_line,
+    copy_line,
+    decode_page,
+    line_columns,
+    rejected_line,
+)
 
 AMOUNTS = ("px", "sz", "startPosition", "closedPnl", "fee", "builderFee")
 
@@ -473,13 +485,42 @@ def test_a_copy_line_holds_every_column_in_order() -> None:
         "start_position": "0.0", "closed_pnl": "0.0", "fee": "0.105001", "dir": "Open Long", "hash": row["hash"],
         "oid": "10007", "crossed": "True", "fee_token": "USDC", "tid": "7", "twap_id": "3", "cloid": "0xc",
         "builder_fee": "0.01", "liquidation": '{"method":"market"}', "seq": "0", "extra": '{"new":[1]}',
+        "block_time": None,
     }  # fmt: skip
 
 
 def test_what_a_row_lacks_is_null() -> None:
     columns = columns_of(fill_of(wire_row_2023()))
     nulls = {name for name, value in columns.items() if value is None}
-    assert nulls == {"fee_token", "twap_id", "cloid", "builder_fee", "liquidation", "extra"}
+    assert nulls == {"fee_token", "twap_id", "cloid", "builder_fee", "liquidation", "extra", "block_time"}
+
+
+def test_an_archived_fill_has_the_time_of_its_block_and_no_place_among_what_the_exchange_serves() -> None:
+    fill = fill_of(wire_row(twapId=3))
+    known = line_columns(copy_line(USER, fill))
+    archived = line_columns(archived_line(USER, fill, "2025-07-27T08:50:10.273720Z"))
+    assert archived == known | {"seq": None, "block_time": "2025-07-27T08:50:10.273720Z"}
+    assert line_columns(archived_line(USER, fill, None))["block_time"] is None
+
+
+@given(storable, storable, st.one_of(st.none(), storable), st.dictionaries(storable, st.integers() | storable))
+@steadily(300)
+def test_a_row_that_is_refused_by_the_database_is_the_row_that_was_sent(
+    coin: str, direction: str, cloid: str | None, unknown: dict[str, object]
+) -> None:
+    extra: dict[str, Any] = {f"new {name}": value for name, value in unknown.items()}
+    row = wire_row(5, coin=coin, dir=direction, cloid=cloid, liquidation={"markPx": "1.50"}, crossed=False, **extra)
+    fill = fill_of(row)
+    user, rejected = rejected_line(copy_line(USER, fill), "too large")
+    assert (user, rejected.reason, rejected.time) == (USER, "too large", 5)
+    assert rejected.raw == json.dumps(dict(fill), default=str)
+
+
+@pytest.mark.parametrize("name", ["px", "builderFee"])
+@pytest.mark.parametrize("value", ["1,5", ",", "1,", "", "1 ", "1\n"])
+def test_an_amount_is_checked_by_itself_also_when_many_are_at_once(name: str, value: str) -> None:
+    page = page_of([wire_row(5, 1), wire_row(5, 2, **{name: value}), wire_row(5, 3)])
+    assert [fill.tid for fill in page] == [1, 3]
 
 
 @given(storable, storable, storable, storable, storable, storable)

@@ -3,7 +3,7 @@ CREATE TEMP TABLE IF NOT EXISTS staged_lines (
     user_address text COLLATE "C", time_ms bigint, coin text COLLATE "C", side text COLLATE "C",
     px numeric, sz numeric, start_position numeric, closed_pnl numeric, fee numeric, dir text, hash text,
     oid bigint, crossed boolean, fee_token text, tid bigint, twap_id bigint, cloid text, builder_fee numeric,
-    liquidation jsonb, seq integer, extra jsonb
+    liquidation jsonb, seq integer, extra jsonb, block_time timestamptz
 );
 
 -- The same with the time as `fills` has it (exact: an interval of whole milliseconds is whole microseconds).
@@ -11,7 +11,7 @@ CREATE OR REPLACE TEMP VIEW staged_fills AS
 SELECT *, timestamptz 'epoch' + time_ms * interval '1 millisecond' AS time FROM staged_lines;
 
 -- The staged rows that the table holds, and whether they tell something new of theirs. Nothing known is
--- replaced by NULL; `seq` stays what it was first, since a millisecond served again after retention cut
+-- replaced by NULL, nor in `extra` by null; `seq` stays what it was first, since a millisecond served again after retention cut
 -- into it counts from another row. Reads each user's stretch of the key's index once, not row by row.
 CREATE OR REPLACE TEMP VIEW staged_known AS
 WITH stretches AS (
@@ -30,13 +30,21 @@ SELECT
     s.*,
     (
         f.px, f.sz, f.start_position, f.closed_pnl, f.fee, f.dir, f.hash, f.crossed, f.fee_token, f.twap_id,
-        f.cloid, f.builder_fee, f.liquidation, f.seq, f.extra
+        f.cloid, f.builder_fee, f.liquidation, f.seq, f.extra, f.block_time
     ) IS DISTINCT FROM (
         s.px, s.sz, coalesce(s.start_position, f.start_position), coalesce(s.closed_pnl, f.closed_pnl),
         coalesce(s.fee, f.fee), coalesce(s.dir, f.dir), coalesce(s.hash, f.hash), coalesce(s.crossed, f.crossed),
         coalesce(s.fee_token, f.fee_token), coalesce(s.twap_id, f.twap_id), coalesce(s.cloid, f.cloid),
         coalesce(s.builder_fee, f.builder_fee), coalesce(s.liquidation, f.liquidation), coalesce(f.seq, s.seq),
-        coalesce(f.extra || s.extra, s.extra, f.extra)
+        coalesce(
+            f.extra || (
+                SELECT jsonb_object_agg(key, value) FROM jsonb_each(s.extra)
+                WHERE value <> 'null' OR NOT f.extra ? key
+            ),
+            f.extra,
+            s.extra
+        ),
+        coalesce(s.block_time, f.block_time)
     ) AS tells_more
 FROM staged_fills AS s
 JOIN stored AS f

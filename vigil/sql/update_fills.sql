@@ -8,11 +8,11 @@ WITH changed AS MATERIALIZED (
 updated AS (
     INSERT INTO fills AS f (
         user_address, time, coin, side, px, sz, start_position, closed_pnl, fee, dir, hash, oid, crossed,
-        fee_token, tid, twap_id, cloid, builder_fee, liquidation, seq, extra
+        fee_token, tid, twap_id, cloid, builder_fee, liquidation, seq, extra, block_time
     )
     SELECT
         user_address, time, coin, side, px, sz, start_position, closed_pnl, fee, dir, hash, oid, crossed,
-        fee_token, tid, twap_id, cloid, builder_fee, liquidation, seq, extra
+        fee_token, tid, twap_id, cloid, builder_fee, liquidation, seq, extra, block_time
     FROM changed
     ON CONFLICT (user_address, time, coin, oid, tid, side) DO UPDATE SET
         px = excluded.px,
@@ -29,7 +29,15 @@ updated AS (
         builder_fee = coalesce(excluded.builder_fee, f.builder_fee),
         liquidation = coalesce(excluded.liquidation, f.liquidation),
         seq = coalesce(f.seq, excluded.seq),
-        extra = coalesce(f.extra || excluded.extra, excluded.extra, f.extra)
+        extra = coalesce(
+            f.extra || (
+                SELECT jsonb_object_agg(key, value) FROM jsonb_each(excluded.extra)
+                WHERE value <> 'null' OR NOT f.extra ? key
+            ),
+            f.extra,
+            excluded.extra
+        ),
+        block_time = coalesce(excluded.block_time, f.block_time)
     RETURNING 1
 )
 SELECT count(*) FROM updated;

@@ -1,0 +1,293 @@
+"""Parquet to batches: the API's camelCase names, or the columns of `fills` as `export` writes them.
+
+By columns, not by rows: pyarrow makes text of each, checks it, and the lines are zipped together. Rows that
+do not pass, and those without `tid`, are looked at one by one. No number is rounded: decimals and
+text stay what they are, and a float column gives the shortest text that means the same float.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+from vigil.archives.batch import BEGINNING, DIGEST_BYTES, Batch, BatchSize, Place, Scope
+from vigil.archives.lines import is_address, moment_of, not_fills
+from vigil.archives.trouble import NotFills
+from vigil.fills import (
+    COPY_COLUMNS,
+    LATEST_MS,
+    NULL,
+    NUMERIC,
+    WIRE_COLUMNS,
+    Rejected,
+    archived_line,
+    copy_text,
+    derive_tid,
+    encode_json,
+    fill_from,
+    uncopied,
+)
+
+_NAMES = {name: name for name in COPY_COLUMNS} | WIRE_COLUMNS | {"time_ms": "time"} | {
+    "time": "time", "user": "user_address", "address": "user_address", "userAddress": "user_address",
+    "blockTime": "block_time",
+}  # fmt: skip
+_NEEDED = ("user_address", "time", "coin", "side", "px", "sz", "oid")
+_WITHOUT_MEANING = {"block_number", "blockNumber", "local_time", "localTime", "__index_level_0__"}
+_AMOUNTS = ("px", "sz", "start_position", "closed_pnl", "fee", "builder_fee")
+_JSON = ("liquidation", "extra")
+
+
+def _library() -> tuple[Any, Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError:
+        raise NotFills(
+            "Parquet needs the library pyarrow, which is not installed.",
+            hint="pip install 'vigil-backfill[parquet]'",
+        ) from None
+    return pyarrow, pyarrow.compute, pyarrow.parquet
+
+
+def parquet_batches(file: BinaryIO, points: Sequence[Place], scope: Scope, size: BatchSize) -> Iterator[Batch]:
+    """The batches of a Parquet file behind the furthest of `points` that is of this very file. Raises: NotFills."""
+    pa, _, parquet = _library()
+    with file:
+        digest, raw_bytes = _digest(file)
+        try:
+            reader = parquet.ParquetFile(file)
+            columns = _columns(reader.schema_arrow.names)
+            found = max((point for point in points if point.digest == digest), default=BEGINNING)
+            yield Batch(found)
+            done, total, error = found.bytes_done, reader.metadata.num_rows, None
+            for table in _tables(reader, done, size.rows):
+                batch = _Columns(table, columns, scope).batch()
+                done += table.num_rows
+                batch.place = Place(done, done, digest)
+                batch.raw_bytes = raw_bytes * done // max(total, 1)
+                yield batch
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as failure:
+            if "found" not in locals():
+                raise NotFills(f"It is no Parquet file that can be read: {str(failure).splitlines()[0]}.") from failure
+            error = f"it can't be read beyond row {done:,}: {str(failure).splitlines()[0]}"
+        yield Batch(Place(done, done, digest), last=True, error=error, raw_bytes=raw_bytes)
+
+
+def _digest(file: BinaryIO) -> tuple[bytes, int]:
+    digest, size = hashlib.blake2b(digest_size=DIGEST_BYTES), 0
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+        size += len(chunk)
+    file.seek(0)
+    return digest.digest(), size
+
+
+def _columns(names: Sequence[str]) -> dict[str, str]:
+    """Our column of each of theirs; what is not in it goes to `extra`. Raises: NotFills."""
+    columns: dict[str, str] = {}
+    for name in names:
+        ours = _NAMES.get(name)
+        if ours is not None and ours not in columns.values():
+            columns[name] = ours
+    if missing := [name for name in _NEEDED if name not in columns.values()]:
+        if len(missing) > len(_NEEDED) // 2:
+            raise not_fills()
+        raise NotFills(f"It is Parquet, but without a column for {', '.join(missing)}.")
+    return columns
+
+
+def _tables(reader: Any, skip: int, rows: int) -> Iterator[Any]:
+    """Record batches behind the first `skip` rows; row groups that lie before are not read."""
+    first = 0
+    for first in range(reader.num_row_groups + 1):
+        if first == reader.num_row_groups or skip < reader.metadata.row_group(first).num_rows:
+            break
+        skip -= reader.metadata.row_group(first).num_rows
+    for table in reader.iter_batches(batch_size=rows, row_groups=list(range(first, reader.num_row_groups))):
+        if skip >= table.num_rows:
+            skip -= table.num_rows
+            continue
+        yield table.slice(skip)
+        skip = 0
+
+
+class _Columns:
+    """One record batch as columns of COPY text, and the rows that can't be a line as they are."""
+
+    def __init__(self, table: Any, columns: dict[str, str], scope: Scope) -> None:
+        self._pa, self._pc, _ = _library()
+        self._table, self._scope = table, scope
+        self._theirs = {ours: theirs for theirs, ours in columns.items()}
+        self._unknown = [n for n in table.schema.names if n not in columns and n not in _WITHOUT_MEANING]
+        self._bad: dict[int, str] = {}
+        self._text = {name: self._column(name) for name in COPY_COLUMNS}
+        tids = self._text["tid"]
+        self._nameless = {at for at in range(table.num_rows) if tids[at] == NULL} - self._bad.keys()
+
+    def batch(self) -> Batch:
+        """The rows; its place is still to be told."""
+        text, scope, everything = self._text, self._scope, self._scope == Scope()
+        users, times = text["user_address"], text["time_ms"]
+        special = self._bad.keys() | self._nameless
+        kept: list[str] = []
+        names: set[str] = set()
+        rejected: list[tuple[str, Rejected]] = []
+        lines = map("\t".join, zip(*(text[name] for name in COPY_COLUMNS), strict=True))
+        for at, line in enumerate(lines):
+            told = self._one(at) if at in special else line + "\n"
+            if isinstance(told, Rejected):
+                rejected.append((users[at] if is_address(users[at]) else "", told))
+            elif everything or scope.wants(users[at], int(times[at])):
+                kept.append(told)
+                names.add(users[at])
+        kept.sort()
+        passed_over = self._table.num_rows - len(kept) - len(rejected)
+        return Batch(BEGINNING, "".join(kept).encode(), len(kept), tuple(names), tuple(rejected), passed_over)
+
+    def _one(self, at: int) -> str | Rejected:
+        """A row by itself: without `tid`, or one that can't be a fill."""
+        try:
+            if at in self._bad:
+                raise ValueError(self._bad[at])
+            told = {wire: self._text[column][at] for wire, column in WIRE_COLUMNS.items()}
+            row: dict[str, Any] = {wire: uncopied(value) for wire, value in told.items()}
+            for name in _JSON[:1]:
+                row[name] = json.loads(row[name]) if row[name] is not None else None
+            fill = fill_from({name: value for name, value in row.items() if value is not None})
+        except ValueError as error:
+            (row,) = self._table.slice(at, 1).to_pylist()
+            time_ms = self._text["time_ms"][at]
+            return Rejected(json.dumps(row, default=str), str(error), None if time_ms == NULL else int(time_ms))
+        fill.tid = derive_tid(fill)
+        columns = archived_line(self._text["user_address"][at], fill, None).split("\t")
+        for name in ("seq", "extra", "block_time"):
+            columns[COPY_COLUMNS.index(name)] = self._text[name][at]
+        return "\t".join(columns) + "\n"
+
+    # -- columns -----------------------------------------------------------------------------
+
+    def _column(self, name: str) -> list[str]:
+        theirs = self._theirs.get("time" if name == "time_ms" else name)
+        if theirs is None and name != "extra":
+            return [NULL] * self._table.num_rows
+        column = None if theirs is None else self._table.column(theirs)
+        if name == "extra":
+            return self._extras(column)
+        if name in ("time_ms", "block_time"):
+            values = self._times(column) if name == "time_ms" else self._moments(column)
+        elif name in _JSON:
+            values = self._documents(column)
+        else:
+            values = self._texts(name, column)
+        if name in _NEEDED or name == "time_ms":
+            for at, value in enumerate(values):
+                if value == NULL:
+                    self._bad.setdefault(at, f"it has no {name}")
+        return values
+
+    def _texts(self, name: str, column: Any) -> list[str]:
+        text = self._as_text(column)
+        if name in _AMOUNTS and not self._pa.types.is_string(column.type):
+            text = self._pc.replace_substring_regex(text, r"^(-?[0-9]+\.[0-9]*?)0+$", r"\1")
+            text = self._pc.replace_substring_regex(text, r"\.$", "")
+            text = self._pc.replace_substring_regex(text, "^0E[-+]?[0-9]+$", "0")
+        pattern = _PATTERNS.get(name)
+        if pattern is not None:
+            self._flag(name, self._pc.match_substring_regex(text, pattern))
+        values: list[str] = self._pc.fill_null(text, NULL).to_pylist()
+        if name in _AMOUNTS and self._pc.any(self._pc.match_substring(text, "E-")).as_py():  # below a millionth
+            values = [f"{Decimal(value).normalize():f}" if "E-" in value else value for value in values]
+        if name == "user_address":
+            return [value if value == NULL else value.lower() for value in values]
+        if pattern is None and self._pc.any(self._pc.match_substring_regex(text, r"[\\\\\t\n\r\x00]")).as_py():
+            for at, value in enumerate(text.to_pylist()):
+                values[at] = copy_text(value)
+                if value is not None and "\x00" in value:
+                    self._bad.setdefault(at, f"{name} holds a NUL character, which Postgres can't store")
+        return values
+
+    def _as_text(self, column: Any) -> Any:
+        if self._pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return self._pc.cast(column, self._pa.string())
+
+    def _flag(self, name: str, passes: Any) -> None:
+        if self._pc.all(passes).as_py() is False:
+            for at, passed in enumerate(passes.to_pylist()):
+                if passed is False:
+                    self._bad.setdefault(at, f"{name} is not what it must be")
+
+    def _times(self, column: Any) -> list[str]:
+        """ms since 1970. Raises: NotFills for a type that is no time."""
+        types = self._pa.types
+        if types.is_timestamp(column.type):
+            whole = self._pc.cast(column, self._pa.int64())
+            unit = {"s": 1, "ms": 1, "us": 1000, "ns": 1_000_000}[column.type.unit]
+            milliseconds = self._pc.divide(whole, unit)
+            self._flag("time", self._pc.equal(self._pc.multiply(milliseconds, unit), whole))
+            if column.type.unit == "s":
+                milliseconds = self._pc.multiply(milliseconds, 1000)
+        elif types.is_integer(column.type):
+            milliseconds = column
+        else:
+            raise NotFills(f"It is Parquet, but its time is {column.type}, neither a timestamp nor milliseconds.")
+        within = self._pc.and_(self._pc.greater_equal(milliseconds, 0), self._pc.less_equal(milliseconds, LATEST_MS))
+        self._flag("time", within)
+        return self._pc.fill_null(self._pc.cast(milliseconds, self._pa.string()), NULL).to_pylist()  # type: ignore[no-any-return]
+
+    def _moments(self, column: Any) -> list[str]:
+        """`block_time`, cut after the microsecond."""
+        if self._pa.types.is_timestamp(column.type):
+            moments = self._pc.cast(column, self._pa.timestamp("us", "UTC"), safe=False)
+            return self._pc.fill_null(self._pc.cast(moments, self._pa.string()), NULL).to_pylist()  # type: ignore[no-any-return]
+        values = self._as_text(column).to_pylist()
+        moments = [moment_of(value) for value in values]
+        for at, (value, moment) in enumerate(zip(values, moments, strict=True)):
+            if value is not None and moment is None:
+                self._bad.setdefault(at, "block_time is no time")
+        return [moment or NULL for moment in moments]
+
+    def _documents(self, column: Any) -> list[str]:
+        values = column.to_pylist()
+        texts = []
+        for at, value in enumerate(values):
+            text = value if value is None or isinstance(value, str) else encode_json(_told(value))
+            try:
+                json.loads(text or "null")
+            except ValueError:
+                self._bad.setdefault(at, f"{text!r:.40} is no JSON")
+            texts.append(copy_text(text))
+        return texts
+
+    def _extras(self, column: Any) -> list[str]:
+        """`extra`, and in it what we have no column for."""
+        texts = [NULL] * self._table.num_rows if column is None else self._documents(column)
+        for name in self._unknown:
+            for at, value in enumerate(self._table.column(name).to_pylist()):
+                if value is not None:
+                    known = {} if texts[at] == NULL else json.loads(uncopied(texts[at]) or "{}", parse_float=Decimal)
+                    texts[at] = copy_text(encode_json({**known, name: _told(value)}))
+        return texts
+
+
+def _told(value: Any) -> Any:
+    """A value for JSON: a struct without its nulls, numbers exact, the rest as text."""
+    if isinstance(value, dict):
+        return {name: _told(one) for name, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_told(one) for one in value]
+    return value if isinstance(value, (str, int, float, bool, Decimal)) or value is None else str(value)
+
+
+_PATTERNS = {
+    **dict.fromkeys(_AMOUNTS, f"^(?:{NUMERIC})$"),
+    **dict.fromkeys(("oid", "twap_id", "seq"), "^[0-9]{1,19}$"),
+    "tid": "^-?[0-9]{1,19}$",
+    "crossed": "^([Tt]rue|[Ff]alse)$",
+    "user_address": "^0[xX][0-9a-fA-F]{40}$",
+}
