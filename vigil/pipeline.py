@@ -172,15 +172,20 @@ class Run:
         prefer = None if users is None else self._claims.prefer
         self.urgency = Urgency(self._estimating, window.end_ms, users=users, prefer=prefer)
         self._fetch_volume = self._api.get_lifetime_volume if volume_check else None
-        self._blame = Blame(max(SILENT_USERS, 2 * settings.concurrency), settings.outage_patience_seconds)
+        self._blame = Blame(max(SILENT_USERS, 2 * self.pagers), settings.outage_patience_seconds)
         self._fetching: asyncio.Task[None] | None = None
         self._stopped_by: VigilError | None = None
+
+    @property
+    def pagers(self) -> int:
+        """Users paged at the same time, by all lanes."""
+        return self._worker.pagers
 
     @property
     def rows_in_memory(self) -> int:
         """The most rows that may wait for the database at once."""
         settings = self._settings
-        return (settings.queue_pages + settings.concurrency + 1) * self.source.page_rows + settings.batch_rows
+        return (settings.queue_pages + self.pagers + 1) * self.source.page_rows + settings.batch_rows
 
     async def execute(self) -> Tally:
         """Run to the end, or to a signal, and return the tally.
@@ -237,7 +242,7 @@ class Run:
         try:
             while True:
                 async with asyncio.TaskGroup() as pagers:
-                    for _ in range(self._settings.concurrency):
+                    for _ in range(self.pagers):
                         pagers.create_task(self._page_users())
                 if self._blame.suspects_outage:
                     await self._ask_canary()
@@ -291,9 +296,9 @@ class Run:
         await self._counting.close()
 
     def _refresh(self) -> None:
-        tally, limiter = self.tally, self._api.limiter
+        tally = self.tally
         tally.queued_pages = self._queue.qsize()
-        tally.requests, tally.weight, tally.pauses = self._api.requests, limiter.weight_spent, limiter.gate.pauses
+        tally.requests, tally.weight, tally.pauses = self._api.requests, self._api.weight_spent, self._api.pauses
         tally.faults = dict(self._api.faults)
 
     def _interrupt(self, signum: int, task: asyncio.Task[Any]) -> None:

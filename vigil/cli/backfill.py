@@ -75,7 +75,7 @@ def run(
     Examples: `vigil-backfill run --concurrency 8` · `run --limit 5` · `run --user 0x… --end 2025-01-01` ·
     `run --worker-id 0 --total-workers 4` · `run --only truncated --source other`
     """
-    settings = load_settings(concurrency=concurrency, lane=lane)
+    settings = load_settings(concurrency=concurrency, lane=",".join(lane) if lane else None)
     host = load_source(settings, source or MAIN_SOURCE)
     users = read_users(user, users_file)
     window = parse_window(settings, start, end)
@@ -120,7 +120,7 @@ def retry(
 
     A user that fails VIGIL_USER_ATTEMPTS times is parked: `run` passes over it, `status` tells why it failed.
     """
-    settings = load_settings(concurrency=concurrency, lane=lane)
+    settings = load_settings(concurrency=concurrency, lane=",".join(lane) if lane else None)
     host = load_source(settings, source or MAIN_SOURCE)
     named = read_users(user, users_file)
     with prepared(settings) as (dsn, console):
@@ -156,7 +156,7 @@ def _backfill(settings: Settings, dsn: str, console: Console, window: Window, **
         job = Run(settings, dsn, window, display=display, **what)
         console.print(
             f"reading [{show_day(window.start_ms)}, {show_day(window.end_ms)}) from {job.source.shown_api_url}, "
-            f"{settings.concurrency} users at a time, at most {job.rows_in_memory:,} rows in memory",
+            f"{job.pagers} users at a time, at most {job.rows_in_memory:,} rows in memory",
             highlight=False,
             soft_wrap=True,
         )

@@ -45,8 +45,13 @@ ConcurrencyOption = Annotated[
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=0, help="Stop after this many users.")]
 LaneOption = Annotated[
-    str | None,
-    typer.Option("--lane", metavar="NAME", help="The address this worker asks from.  [default: the host's name]"),
+    list[str] | None,
+    typer.Option(
+        "--lane",
+        metavar="IP|PROXY|NAME",
+        help="The address this worker asks from; repeat it to use several, each with its own budget."
+        "  [default: the host's name]",
+    ),
 ]
 SourceOption = Annotated[
     str | None,
