@@ -298,7 +298,7 @@ def test_a_real_429_at_one_address_does_not_slow_the_other(migrated_url: str) ->
     """Somebody else has spent the first address's minute."""
 
     async def scenario() -> None:
-        config = small(24, 5, period_seconds=3.0, window_model="sliding")
+        config = small(24, 5, period_seconds=60.0)
         async with Simulator(config) as exchange:
             users = exchange.population.addresses(0, 24)
             async with HyperliquidAPI(settings_for(exchange, lane="127.0.0.2")) as other:
