@@ -4,8 +4,10 @@ A simulated exchange and a worker are processes of their own; the worker asks fr
 addresses, each with a budget of its own, in real minutes. The first minute is left out: a full
 bucket makes it faster. Read `of N` (0.98 or more until a core or the database is full) and `core`,
 the share of one core that the worker needed: 1 / core x N lanes would fill it. Needs addresses
-127.0.1.2 and up, which Linux has and macOS has not. Database: the server of
-VIGIL_DATABASE_URL, on which databases of random names are made and dropped again, or an embedded Postgres. `python -m benchmarks.lanes 1 10 50`.
+127.0.1.2 and up, which Linux has and macOS has not. Database: the server of VIGIL_DATABASE_URL, on
+which databases of random names are made and dropped again, or an embedded Postgres.
+
+    python -m benchmarks.lanes 1 10 50
 """
 
 from __future__ import annotations

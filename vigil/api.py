@@ -95,7 +95,7 @@ class HyperliquidAPI:
     ) -> None:
         self.settings = settings or load_settings(requests_per_minute=requests_per_minute)
         self.source = source or main_source(self.settings)
-        self._prices = prices_of(self.source)
+        self.prices = prices_of(self.source)
         queue, self.lanes = Queue(), read_lanes(self.settings.lane)[: 1 if limiter else None]
         self.limiters = [limiter] if limiter else [self._new_limiter(queue) for _ in self.lanes]
         self.faults: Counter[str] = Counter()
@@ -177,7 +177,7 @@ class HyperliquidAPI:
         Raises: UsageError for a bad address, ExchangeError.
         """
         request = {"type": "userRateLimit", "user": normalize_address(user)}
-        return await self._ask(request, _read_volume, lambda _: self._prices.base)
+        return await self._ask(request, _read_volume, lambda _: self.prices.base)
 
     def _new_limiter(self, queue: Queue) -> WeightLimiter:
         return WeightLimiter(
@@ -185,7 +185,7 @@ class HyperliquidAPI:
             self.settings.weight_period_seconds,
             requests_per_period=self.source.requests_per_minute,
             longest_pause_seconds=2 * self.settings.retry_max_seconds,
-            prices=self._prices,
+            prices=self.prices,
             queue=queue,
         )
 
@@ -228,7 +228,7 @@ class HyperliquidAPI:
             self._check_owner(request["user"], page)
             return page
 
-        page = await self._ask(request, read, lambda page: self._prices.page(page.rows))
+        page = await self._ask(request, read, lambda page: self.prices.page(page.rows))
         self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
         self.faults[Fault.ODD_ROWS] += page.odd_rows
         self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
@@ -278,7 +278,7 @@ class HyperliquidAPI:
         except ExchangeError as error:
             self.faults[error.fault] += 1
             if isinstance(error, ExchangeThrottled):
-                ticket.weight = self._prices.base
+                ticket.weight = self.prices.base
             elif isinstance(error, ExchangeUnreachable):
                 ticket.weight = 0
             else:
@@ -301,10 +301,10 @@ class HyperliquidAPI:
         try:
             async with session.post(self.source.api_url, json=request, allow_redirects=False) as response:
                 if response.status != 200:
-                    ticket.weight = self._prices.base  # no rows were served, so none were charged
+                    ticket.weight = self.prices.base  # no rows were served, so none were charged
                     ticket.answered = response.status in PERMANENT
                     raise await _error_of(response, self.source)
-                ticket.weight = self._prices.full_page  # until it is known: the server has served something
+                ticket.weight = self.prices.full_page  # until it is known: the server has served something
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk

@@ -185,6 +185,10 @@ class Claims:
         pending = await link.run(count)
         return pending if limit is None else min(pending, limit)
 
+    async def others_weight(self, link: Link) -> int:
+        """Weight that other workers may spend a period by now."""
+        return int(await link.run(lambda connection: connection.fetchval(sql("others_weight"), list(self._lanes))))
+
     async def count_failed(self) -> int:
         """How many users of this run are failed, parked ones included."""
 

@@ -101,9 +101,9 @@ def database(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def prepared(settings: Settings) -> Iterator[tuple[str, Console]]:
+def prepared(settings: Settings, *, quiet: bool = False) -> Iterator[tuple[str, Console]]:
     """The database with its schema up to date, and where to talk to people."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=quiet)
     with database(settings) as dsn:
         run_async(prepare_database(dsn, notice=console.print))
         yield dsn, console
