@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     """Failed tries after which a user is parked: passed over until `vigil-backfill retry`."""
     drain_seconds: float = Field(20.0, ge=0)
     """After the first SIGINT or SIGTERM: time to commit what is queued, before the rest is dropped."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Where a run serves /metrics, /healthz and /readyz; 0 takes a free port."""
     progress_seconds: float = Field(30.0, gt=0)
     """Between two progress lines when the output is not a terminal."""
 

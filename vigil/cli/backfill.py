@@ -26,7 +26,7 @@ from vigil.cli.common import (
     run_async,
     show_day,
 )
-from vigil.cli.talk import JsonOption, ProgressOption, QuietOption, Talk, VerboseOption
+from vigil.cli.talk import JsonOption, MetricsOption, ProgressOption, QuietOption, Talk, VerboseOption
 from vigil.db import Link, session
 from vigil.display import Progress, describe
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
@@ -71,6 +71,7 @@ def run(
     volume_check: VolumeOption = False,
     source: SourceOption = None,
     only: OnlyOption = None,
+    metrics_port: MetricsOption = None,
     progress: ProgressOption = Progress.AUTO,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -85,7 +86,9 @@ def run(
     """
     talk = Talk(progress, as_json, quiet, verbose)
     with talk.heard() as events:
-        settings = load_settings(concurrency=concurrency, lane=",".join(lane) if lane else None)
+        settings = load_settings(
+            concurrency=concurrency, lane=",".join(lane) if lane else None, metrics_port=metrics_port
+        )
         host = load_source(settings, source or MAIN_SOURCE)
         users = read_users(user, users_file)
         window = parse_window(settings, start, end)
@@ -123,6 +126,7 @@ def retry(
     twap: TwapOption = Twap.AUTO,
     volume_check: VolumeOption = False,
     source: SourceOption = None,
+    metrics_port: MetricsOption = None,
     progress: ProgressOption = Progress.AUTO,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -134,7 +138,9 @@ def retry(
     """
     talk = Talk(progress, as_json, quiet, verbose)
     with talk.heard() as events:
-        settings = load_settings(concurrency=concurrency, lane=",".join(lane) if lane else None)
+        settings = load_settings(
+            concurrency=concurrency, lane=",".join(lane) if lane else None, metrics_port=metrics_port
+        )
         host = load_source(settings, source or MAIN_SOURCE)
         named = read_users(user, users_file)
         with prepared(settings, quiet=quiet) as (dsn, console):

@@ -14,6 +14,7 @@ from rich.console import Console
 from vigil.display import Progress, progress_display
 from vigil.errors import VigilError
 from vigil.events import Events
+from vigil.metrics import metered
 from vigil.pipeline import Display
 from vigil.settings import Settings
 
@@ -24,6 +25,12 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="What happens as JSON lines on stdout (docs/json.md); talk stays on stderr.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
+MetricsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port", min=0, max=65535, help="Serve /metrics, /healthz and /readyz there (0: a free port)."
+    ),
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say every retry and pause, too.")]
 
 
@@ -55,4 +62,8 @@ class Talk:
         """The display of a run."""
         seconds = settings.progress_seconds
         with progress_display(console, seconds, self.progress, verbose=self.verbose) as display:
-            yield display if events is None else events.beside(display, seconds)
+            if events is not None:
+                display = events.beside(display, seconds)
+            if settings.metrics_port is not None:
+                display = metered(display, settings.metrics_port)
+            yield display
