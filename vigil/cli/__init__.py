@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from vigil.cli import audit, backfill, known, rehearse  # noqa: F401  each adds its commands to the app
+from vigil.cli import audit, backfill, doctor, known, rehearse  # noqa: F401  each adds its commands to the app
 from vigil.cli.common import app
 from vigil.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, VigilError
 
