@@ -44,7 +44,9 @@ def main(lanes: list[int]) -> None:
 
 
 async def measure(dsn: str, count: int) -> None:
-    async with simulated() as url, working(dsn, url, count) as pid:
+    named = [f"127.0.{1 + i // 250}.{2 + i % 250}" for i in range(count)]
+    flags = ["--concurrency", CONCURRENCY, *(flag for lane in named for flag in ("--lane", lane))]
+    async with simulated() as url, working(dsn, url, *flags) as pid:
         await asyncio.sleep(WARM_SECONDS)
         before, cpu = stats(url), cpu_seconds(pid)
         await asyncio.sleep(MEASURED_SECONDS)
@@ -60,8 +62,21 @@ async def measure(dsn: str, count: int) -> None:
 
 
 @asynccontextmanager
-async def simulated() -> AsyncIterator[str]:
-    options = ["--users", USERS, "--scale", SCALE, "--retention-rows", 10**6, "--latency", "0.05-0.1", "--port", 0]
+async def simulated(*flags: object) -> AsyncIterator[str]:
+    """A simulated exchange of long histories, as a process; its URL."""
+    options = [
+        "--users",
+        USERS,
+        "--scale",
+        SCALE,
+        "--retention-rows",
+        10**6,
+        "--latency",
+        "0.05-0.1",
+        "--port",
+        0,
+        *flags,
+    ]
     process = await command("simulate", *options, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -73,17 +88,16 @@ async def simulated() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def working(dsn: str, url: str, lanes: int) -> AsyncIterator[int]:
-    """A worker of so many lanes over all users; its process id."""
+async def working(dsn: str, url: str, *flags: object, **settings: object) -> AsyncIterator[int]:
+    """A worker over all users of the exchange; its process id."""
     async with open_truth(url) as truth:
         addresses = [address async for address in truth.addresses()]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(addresses))
         file.flush()
-        named = [f"127.0.{1 + i // 250}.{2 + i % 250}" for i in range(lanes)]
-        flags = [flag for lane in named for flag in ("--lane", lane)]
-        options = ["--users-file", file.name, "--concurrency", CONCURRENCY, "--twap", "never", *flags]
         env = {**os.environ, "VIGIL_DATABASE_URL": dsn, "VIGIL_API_URL": url}
+        env |= {name: str(value) for name, value in settings.items()}
+        options = ["--users-file", file.name, "--twap", "never", *flags]
         process = await command("run", *options, stderr=asyncio.subprocess.DEVNULL, env=env)
         try:
             yield process.pid
