@@ -7,6 +7,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
 # A user's PYTHONPATH, PYTHONHOME or pip settings must not reach into the environment made here.
@@ -14,7 +15,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_USER PIP_TARGET PIP_PREFIX PIP_
 
 .PHONY: help
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: setup
 setup: $(STAMP) ## create .venv with all that is needed; done again when pyproject.toml changes
@@ -57,9 +58,17 @@ demo: $(STAMP) ## a backfill against a simulated exchange and an embedded Postgr
 run: $(STAMP) ## vigil-backfill run, e.g. make run ARGS="--help"
 	$(BIN)/vigil-backfill run $(ARGS)
 
+$(BENCH_STAMP): $(STAMP)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-user -e '.[dev,bench]'
+	@touch $@
+
 .PHONY: bench
-bench: $(STAMP) ## measure against the baselines
+bench: $(BENCH_STAMP) ## measure against the baselines (a quarter of an hour)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-check
+bench-check: $(STAMP) ## compare a quick measurement with benchmarks/recorded.json; names what fell
+	$(BIN)/python -m benchmarks.check $(ARGS)
 
 .PHONY: clean
 clean: ## remove .venv and caches; never data

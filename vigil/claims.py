@@ -35,7 +35,10 @@ from vigil.settings import Settings
 from vigil.sources import Source, main_source
 
 ENROLL_TIMEOUT_SECONDS = 3600.0
-"""For finding every user of a large `fills` table; done before the worker has a lease to keep."""
+"""For reopening every user of a large table; done before the worker has a lease to keep."""
+
+DISCOVERED_AT_ONCE = 10_000
+"""Users of `fills` that one statement makes known: 0.1 s, and as many addresses locked for so long."""
 
 LISTED_AT_ONCE = 1000
 """Users named by hand that one claim looks through: keeps the statement small for long lists."""
@@ -133,6 +136,7 @@ class Claims:
         self._lists: deque[list[str]] = deque(_split(self._mine) if self._mine is not None else ())
         self._left = limit
         self._nothing_left = False
+        self._undiscovered: str | None = None  # users of `fills` behind this address are still to be made known
         self._turn = asyncio.Lock()
         self._place = self._start = (shard.range[0], "")  # shard and address of the last claim
 
@@ -148,13 +152,16 @@ class Claims:
         await self._link.run(insert)
         await self._bury_the_dead()
 
-    async def enroll(self) -> None:
-        """Make this run's users known, and reopen those it should go on with or try again."""
+    async def enroll(self, *, beside: bool = False) -> None:
+        """Make this run's users known, and reopen those it should go on with or try again.
+
+        Without a list: every user found in `fills`. `beside` looks only until there is somebody to begin
+        with; the caller must see to `discover` then, and `next` waits for whom that may find.
+        """
         window = (self._window.start_ms, self._window.end_ms)
 
         async def enroll(connection: Connection) -> None:
             if self._mine is None:
-                await connection.execute(sql("enroll_from_fills"))
                 await connection.execute(sql("reopen"), *window, *self._shard.range)
                 await connection.execute(sql("retry_failed"), *self._shard.range, self._attempts)
                 if self._slices:
@@ -170,6 +177,38 @@ class Claims:
                     await connection.execute(sql("want_slices_listed"), users)
 
         await self._link.run(enroll, timeout=ENROLL_TIMEOUT_SECONDS)
+        if self._mine is not None:
+            return
+        self._undiscovered = ""
+        while self._undiscovered is not None and not (beside and await self._any_pending()):
+            await self._discover_some(self._link)
+
+    async def discover(self, link: Link) -> int:
+        """Make the rest of the users of `fills` known, while others are being read; on a `link` of its own.
+
+        Returns how many were not known before.
+        """
+        found = 0
+        while self._undiscovered is not None:
+            found += await self._discover_some(link)
+        return found
+
+    async def _discover_some(self, link: Link) -> int:
+        async def discover(connection: Connection) -> tuple[str | None, int]:
+            chunks = await connection.fetchval(sql("fills_has_chunks"))
+            statement = sql("enroll_from_chunks" if chunks else "enroll_from_fills")
+            page = await connection.fetchrow(statement, self._undiscovered, DISCOVERED_AT_ONCE)
+            assert page is not None  # noqa: S101  an aggregate always has a row
+            return page["behind"], page["enrolled"]
+
+        self._undiscovered, found = await link.run(discover, timeout=ENROLL_TIMEOUT_SECONDS)
+        return found
+
+    async def _any_pending(self) -> bool:
+        async def ask(connection: Connection) -> bool:
+            return bool(await connection.fetchval(sql("any_pending"), *self._shard.range))
+
+        return await self._link.run(ask)
 
     async def count_pending(self, link: Link) -> int:
         """How many users this run will read, as far as known now; on a `link` of its own, for it may take seconds."""
@@ -349,12 +388,14 @@ class Claims:
         return None
 
     async def _others_are_busy(self) -> bool:
-        """Whether users of this run are in other hands, or there after all; then all are looked at again.
+        """Whether users of this run are in other hands, still to be found, or there after all; then all are looked
+        at again.
 
         Another run may have read some more narrowly meanwhile, and a row that is locked for a moment is
         passed over by a claim. Not those that only a worker of another source may go on with.
         """
         window, source = (self._window.start_ms, self._window.end_ms), (self._source, self._reads_slices)
+        undiscovered = self._undiscovered is not None  # before looking: those found meanwhile are seen
 
         async def ask(connection: Connection) -> bool:
             if self._mine is None:
@@ -364,7 +405,7 @@ class Claims:
                 assert left is not None  # noqa: S101  it always has a row
                 if left["narrower"]:
                     await connection.execute(sql("reopen"), *window, *self._shard.range)
-                return bool(left["narrower"] or left["busy"])
+                return bool(undiscovered or left["narrower"] or left["busy"])
             busy = []
             for users in _split(self._mine):
                 await connection.execute(sql("reopen_listed"), *window, users)

@@ -32,11 +32,17 @@ if TYPE_CHECKING:
 
 Notice = Callable[[str], object]
 
-PLAIN_POSTGRES = "plain Postgres: no hypertable"
+PLAIN_POSTGRES = "plain Postgres: no hypertable, no columnstore, and fills_daily is added up when asked"
 
 # "vigil" in ASCII: any number will do, as long as every version of this code takes the same.
 _LOCK_KEY = 0x766967696C
 _FILE_NAME = re.compile(r"(\d{3,})_(\w+)\.sql", re.ASCII)
+_SERVER_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+)
 _CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS vigil_migrations (
     version    int PRIMARY KEY,
@@ -100,7 +106,7 @@ async def migrate(
         StoreUnavailable: the server went away.
     """
     known = migrations(directory)
-    async with _translated("The migrations can't be prepared"), _alone(connection):
+    async with _translated("The migrations can't be prepared"), alone(connection):
         # Asked before creating our table, so that a role without any right hears about one thing only.
         await _take_timescaledb(connection, notice or (lambda _: None))
         missing = await _missing(connection, known)
@@ -120,6 +126,18 @@ async def pending(connection: Connection, directory: Path | None = None) -> list
 async def has_timescaledb(connection: Connection) -> bool:
     """Whether the extension is in use in this database (not merely on offer)."""
     return bool(await connection.fetchval("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'"))
+
+
+async def attempted(connection: Connection, statement: str, *arguments: object) -> str | None:
+    """Run `statement` in a transaction: None when it is done, the server's sentence when it would not."""
+    try:
+        async with connection.transaction():
+            await connection.execute(statement, *arguments)
+    except _SERVER_AWAY:
+        raise
+    except asyncpg.PostgresError as error:
+        return str(error).strip().splitlines()[0].rstrip(".")
+    return None
 
 
 async def _missing(connection: Connection, known: list[Migration]) -> list[Migration]:
@@ -174,7 +192,8 @@ async def _take_timescaledb(connection: Connection, notice: Notice) -> None:
 
 
 @asynccontextmanager
-async def _alone(connection: Connection) -> AsyncIterator[None]:
+async def alone(connection: Connection) -> AsyncIterator[None]:
+    """Nobody else changes the schema while the block runs; waits for who does."""
     await connection.execute("SELECT pg_advisory_lock($1)", _LOCK_KEY)
     try:
         yield

@@ -34,6 +34,7 @@ from vigil.errors import (
     VigilError,
 )
 from vigil.fills import Page, Stream
+from vigil.hypertable import arrange
 from vigil.judge import Judge
 from vigil.migrate import Migration, migrate
 from vigil.pager import read_user
@@ -41,6 +42,7 @@ from vigil.settings import Settings
 from vigil.sources import Source, main_source
 from vigil.store import WRITER_SESSION, Chunk, Committed, Store, check_fills_table, prepare_staging
 from vigil.tally import LaneState, Reading, Tally
+from vigil.upkeep import Upkept, maintain
 from vigil.urgency import Urgency
 from vigil.worker import Worker, first_cause, signals
 from vigil.writer import BatchLimits, write_batches
@@ -67,7 +69,42 @@ async def prepare_database(dsn: str, notice: Callable[[str], None] = log.info) -
     """
     async with session(dsn) as connection:
         await check_fills_table(connection)
-        return await migrate(connection, notice=notice)
+        applied = await migrate(connection, notice=notice)
+        await arrange(connection, notice)
+    return applied
+
+
+async def tend(
+    dsn: str, tell: Callable[[str], object], *, now: bool = False, quiet: bool = False
+) -> tuple[Upkept | None, int | None]:
+    """The upkeep, as far as a signal lets it come: what it did, or the signal.
+
+    Raises: StoreError, StoreUnavailable.
+    """
+    stopped: list[int] = []
+
+    def stop(signum: int, task: asyncio.Task[Any]) -> None:
+        stopped.append(signum)
+        task.cancel()
+
+    with signals(stop):
+        try:
+            return await maintain(dsn, tell, now=now, quiet=quiet), None
+        except asyncio.CancelledError:
+            if not stopped:
+                raise
+            tell("the upkeep was interrupted: what is done stays done, `vigil-backfill maintain` goes on")
+            return None, stopped[0]
+
+
+async def tend_after(tally: Tally, settings: Settings, dsn: str, tell: Callable[[str], object]) -> None:
+    """The upkeep at the end of a run that wrote something. The run has succeeded, whatever comes of this."""
+    if not settings.maintain or tally.signal is not None or not tally.inserted + tally.updated:
+        return
+    try:
+        _, tally.signal = await tend(dsn, tell, quiet=True)
+    except VigilError as error:
+        tell(f"not all was tended: {error} The fills are in; `vigil-backfill maintain` tries it again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +236,7 @@ class Run:
             background = [
                 group.create_task(write_batches(self._queue, self._store.commit, limits, self._committed)),
                 *map(group.create_task, self._worker.duties()),
-                group.create_task(self._count_users()),
+                group.create_task(self._find_users()),
                 group.create_task(self._judge.keep()),
                 group.create_task(self.urgency.keep()),
             ]
@@ -271,14 +308,15 @@ class Run:
                 if not chunk.released:
                     self._on_user(Finished(chunk.user, chunk.stream, reading, chunk.error))
 
-    async def _count_users(self) -> None:
-        """Beside the run, which need not wait for it: with millions of users it takes seconds."""
+    async def _find_users(self) -> None:
+        """Count them, and find those not known yet: beside the run, for with millions of users it takes a while."""
         clock = asyncio.get_running_loop().time
         while True:
             started = clock()
             self.tally.users_left = await self._claims.count_pending(self._counting)
             self.tally.others_weight = await self._claims.others_weight(self._counting)
-            await asyncio.sleep(max(COUNT_SECONDS, 20 * (clock() - started)))
+            if not await self._claims.discover(self._counting):
+                await asyncio.sleep(max(COUNT_SECONDS, 20 * (clock() - started)))
 
     def _counted(self, fetch_page: FetchPage) -> FetchPage:
         """The same, and the page is in the tally."""

@@ -44,6 +44,8 @@ class Status:
     exchange told), captured_share (of theirs; None without any)."""
     unjudged: int
     """Users read to their end that await their verdict."""
+    daily_stale: dict[str, int] | None
+    """Where `fills_daily` answers from before the newest rows: from_ms, to_ms (exclusive). None: nowhere."""
     errors: list[dict[str, Any]]
     """Failed users, newest first, at most ten: user_address, attempts, last_error, failed_at."""
 
@@ -60,6 +62,7 @@ async def read_status(connection: Connection) -> Status:
         verdicts = await connection.fetch(sql("status_verdicts"))
         unjudged = await connection.fetchval(sql("status_unjudged"))
         losing = await connection.fetchrow(sql("urgency_status"))
+        stale = await connection.fetchrow(sql("upkeep_stale"))
         errors = await connection.fetch(sql("status_errors"))
     assert totals is not None  # noqa: S101  aggregates always have a row
     assert losing is not None  # noqa: S101
@@ -70,6 +73,7 @@ async def read_status(connection: Connection) -> Status:
         lanes=[dict(row) for row in lanes],
         verdicts=[dict(row) for row in verdicts],
         unjudged=unjudged,
+        daily_stale=None if stale is None or stale["from_ms"] is None else dict(stale),
         errors=[dict(row) for row in errors],
     )
 

@@ -33,7 +33,8 @@ FAULTS_SECONDS = 5.0
 class Worker:
     """An async context manager; while it is open, somebody must run its `duties`.
 
-    `enroll` makes the users of the claims known first, before there is a lease to keep. `source` is
+    `enroll` makes users of the claims known first, before there is a lease to keep; the rest of them is for
+    `claims.discover`, beside the work. `source` is
     the host to ask, None the exchange. `claiming` goes to `Claims`.
     """
 
@@ -73,7 +74,7 @@ class Worker:
             for limiter in self.api.limiters:
                 limiter.resize(0)  # until the lane has agreed on a share
             if self._enroll:
-                await self.claims.enroll()
+                await self.claims.enroll(beside=True)
             await self.claims.register()
             stack.push_async_callback(self._release)
             for lane in self.lanes:

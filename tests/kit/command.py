@@ -27,6 +27,7 @@ def environment(url: str, exchange: Simulator | None = None, **settings: object)
         "VIGIL_RETRY_MAX_SECONDS": 0.1,
         "VIGIL_BATCH_SECONDS": 0.02,
         "VIGIL_STARTUP_PATIENCE_SECONDS": 0.5,
+        "VIGIL_MAINTAIN": 0,
     }
     if exchange is not None:
         chosen |= {"VIGIL_API_URL": exchange.url, "VIGIL_WEIGHT_PERIOD_SECONDS": exchange.config.period_seconds}

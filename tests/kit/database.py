@@ -20,12 +20,14 @@ import asyncpg
 
 from tests.kit.loop import run
 from vigil.embedded import embedded_postgres
+from vigil.hypertable import arrange
 from vigil.migrate import migrate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 URL_VARIABLE = "VIGIL_TEST_DATABASE_URL"
 DOCKER_SECONDS = 5.0  # an engine that takes longer to say hello is none
 COMPOSE_SECONDS = 300.0  # the first time pulls the image
+COMPOSE_PROJECT = "vigil-tests"
 
 _NO_CONNECTION = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -69,7 +71,7 @@ def choose() -> Choice:
     except (Unusable, *_NO_CONNECTION) as error:
         why = f"because {URL_VARIABLE} is not set, and the compose file's database can't be used: {error}"
         return Choice(None, "embedded Postgres, in a temporary directory", timescaledb=False, notes=(why,))
-    note = "left running for the next time; stop it with: docker compose down"
+    note = f"left running for the next time; stop it with: cd / && docker compose -p {COMPOSE_PROJECT} down"
     return Choice(url, f"docker compose, {_without_password(url)} ({version})", timescaledb, (note,))
 
 
@@ -152,6 +154,7 @@ async def _migrate(url: str) -> None:
     connection = await asyncpg.connect(url)
     try:
         await migrate(connection)
+        await arrange(connection)
     finally:
         await connection.close()
 
@@ -176,17 +179,22 @@ def _compose() -> str:
         subprocess.run(["docker", "info"], check=True, capture_output=True, timeout=DOCKER_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unusable("no Docker engine answers") from error
-    up = ["docker", "compose", "up", "--detach", "--wait", "timescaledb"]
+    # A project of its own: never the container and the volume in which somebody's fills are.
+    up = ["docker", "compose", "--project-name", COMPOSE_PROJECT, "up", "--detach", "--wait", "timescaledb"]
+    password = os.environ.get("VIGIL_POSTGRES_PASSWORD") or "vigil"
+    # All of the file's variables must have a value, also those of services that are not started.
+    given = {**os.environ, "VIGIL_POSTGRES_PASSWORD": password, "VIGIL_GRAFANA_PASSWORD": "unused"}
     try:
-        subprocess.run(up, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=COMPOSE_SECONDS)
+        subprocess.run(
+            up, cwd=REPOSITORY, env=given, check=True, capture_output=True, text=True, timeout=COMPOSE_SECONDS
+        )
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no reason was given"])[-1]
         raise Unusable(f"`{' '.join(up)}` failed: {last}") from error
     except subprocess.TimeoutExpired as error:
         raise Unusable(f"`{' '.join(up)}` took longer than {COMPOSE_SECONDS:.0f} s") from error
-    password = quote(os.environ.get("VIGIL_POSTGRES_PASSWORD") or "vigil", safe="")
     port = os.environ.get("VIGIL_POSTGRES_PORT") or "5432"
-    return f"postgresql://vigil:{password}@127.0.0.1:{port}/vigil"
+    return f"postgresql://vigil:{quote(password, safe='')}@127.0.0.1:{port}/vigil"
 
 
 def _random_name() -> str:

@@ -32,7 +32,7 @@ from vigil.display import Progress, describe
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
 from vigil.events import Events
 from vigil.judge import Judge
-from vigil.pipeline import Run, Twap
+from vigil.pipeline import Run, Twap, tend_after
 from vigil.report import FailedUser, failed_users
 from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
 from vigil.sources import MAIN_SOURCE, load_source
@@ -199,6 +199,7 @@ def _backfill(scene: Scene, window: Window, **what: Any) -> int:
             _summarize(console, job.tally)
             raise
         _summarize(console, tally)
+    run_async(tend_after(tally, settings, scene.dsn, lambda text: console.print(text, highlight=False, soft_wrap=True)))
     if events is not None:
         events.summary(tally)
     return tally.exit_code

@@ -10,12 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
+from vigil import adopt as adopting
 from vigil.cli.common import UsersFileOption, app, database, print_line, read_users, require_schema, run_async, show_day
 from vigil.db import session, sql
 from vigil.errors import UsageError
+from vigil.migrate import Migration, pending
 from vigil.pipeline import prepare_database
 from vigil.report import Status, list_users, read_status
-from vigil.settings import load_settings
+from vigil.settings import Settings, load_settings
+from vigil.store import check_fills_table
 
 USERS_AT_ONCE = 10_000
 
@@ -45,11 +48,64 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON object
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="First make a table `fills` of somebody else's vigil's (docs/adopt.md).")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")] = False,
+    hypertable: Annotated[
+        bool,
+        typer.Option("--hypertable", help="With --adopt: a plain table becomes a hypertable, which moves its rows."),
+    ] = False,
+) -> None:
     """Bring the database's schema up to date; `run` does this too."""
+    if hypertable and not adopt:
+        raise UsageError("--hypertable goes with --adopt.")
     settings = load_settings()
     with database(settings) as dsn:
-        applied = run_async(prepare_database(dsn, notice=lambda text: print(text, file=sys.stderr)))
+        if dry_run:
+            run_async(_preview(dsn, settings, adopt=adopt, hypertable=hypertable))
+        elif adopt:
+            _print_adoption(run_async(adopting.adopt(dsn, settings.fills_columns, hypertable=hypertable, tell=_say)))
+        else:
+            _print_applied(run_async(prepare_database(dsn, notice=_say)))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+async def _preview(dsn: str, settings: Settings, *, adopt: bool, hypertable: bool) -> None:
+    if adopt:
+        for line in adopting.describe(await adopting.preview(dsn, settings.fills_columns, hypertable=hypertable)):
+            print_line(line)
+    async with session(dsn) as connection, connection.transaction(readonly=True):
+        if not adopt:
+            await check_fills_table(connection)
+        waiting = await pending(connection)
+    for migration in waiting:
+        print(f"would apply {migration.version:03d} {migration.name}")
+    if not waiting:
+        print("no migrations to apply")
+
+
+def _print_adoption(result: adopting.AdoptionResult) -> None:
+    match result.way:
+        case adopting.Way.RIGHT:
+            print("nothing to adopt: the table is as it should be")
+        case adopting.Way.IN_PLACE:
+            print("adopted in place")
+        case adopting.Way.COPY:
+            print(f"adopted by copy; the old table is `{adopting.OLD_TABLE}`: DROP TABLE {adopting.OLD_TABLE};")
+    if (counts := result.counts) is not None and counts.inserted + counts.already_there + counts.rejected:
+        print(
+            f"{counts.inserted:,} rows taken in, {counts.already_there:,} were there twice,"
+            f" {counts.rejected:,} in rejected_fills"
+        )
+    _print_applied(result.applied)
+
+
+def _print_applied(applied: list[Migration]) -> None:
     for migration in applied:
         print(f"applied {migration.version:03d} {migration.name}")
     if not applied:
@@ -125,6 +181,9 @@ def _print_status(found: Status) -> None:
         print(f"verdict: {_describe_verdict(row)}")
     if found.unjudged:
         print(f"verdict: {found.unjudged:,} users await theirs")
+    if found.daily_stale is not None:
+        since, to = (show_day(found.daily_stale[edge]) for edge in ("from_ms", "to_ms"))
+        print(f"{'fills_daily':<14} behind within [{since}, {to}): `vigil-backfill maintain` brings it up to date")
     if found.users_losing:
         print(
             f"{'being lost':<14} about {found.lost_per_hour:,.0f} fills an hour of {found.users_losing:,} users to be"

@@ -1,0 +1,2 @@
+-- The instant of the export's snapshot: the first statement of its transaction.
+SELECT now();

@@ -1,0 +1,2 @@
+-- How many workers are at work.
+SELECT backfill_workers_alive();
