@@ -31,6 +31,7 @@ progress in one transaction (`store`). `pipeline` opens all this, stops it in or
     owners                   whose fill is whose (pure)   verdict    what is proven of a history (pure)
     windows, differences     what verify draws; how two sets of rows differ (pure)
     sources                  hosts that speak the exchange's protocol
+    egress                   by which address a lane's requests leave
     fills                    what a fill is (pure)        address, settings, errors
     sql/                     every statement, one a file   ../migrations/  the schema
 

@@ -6,9 +6,9 @@ a database.
 
 Who retries what: an answer that is an error page, cut, late, too large or not a page is asked
 for again here (`request_tries`, exponential with jitter, every try paying its weight). A 429
-and an unreachable exchange say nothing about the request: they close the limiter's gate for the
-whole worker and the request waits its turn again, until the patience of the settings is over.
-What the exchange refuses for good (422) is raised at once. See `docs/errors.md`.
+and an unreachable exchange say nothing about the request: they close the gate of the address it
+went by, and the request waits its turn again, until the patience of the settings is over with every
+address. What the exchange refuses for good (422) is raised at once. See `docs/errors.md`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ import math
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,6 +34,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from vigil.address import normalize_address
 from vigil.cursor import PageRefused, Step, Walk
+from vigil.egress import Egress, read_lanes
 from vigil.errors import (
     ExchangeError,
     ExchangeRefused,
@@ -41,7 +46,7 @@ from vigil.errors import (
     UsageError,
 )
 from vigil.fills import Page, Stream, UndecodablePage, decode_page
-from vigil.limiter import Ticket, WeightLimiter, prices_of
+from vigil.limiter import Queue, Ticket, WeightLimiter, admission, prices_of
 from vigil.owners import Owners
 from vigil.settings import Settings, load_settings
 from vigil.sources import Source, main_source
@@ -55,19 +60,36 @@ PERMANENT = frozenset({400, 401, 404, 405, 406, 410, 413, 414, 415, 422})
 PAGE_TRIES = 3
 """How often a page is asked for that the walk refuses: out of order, or not going on from what is held."""
 
+_NO_CONNECTION = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,  # the proxy would not connect
+    ssl.SSLError,
+)
+
 _REQUEST_TYPE = {Stream.FILLS: "userFillsByTime", Stream.SLICES: "userTwapSliceFillsByTime"}
 
 FetchPage = Callable[[str, int, int], Awaitable[Page]]
 """(user, start_ms, end_ms), both inclusive, to the earliest rows in there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How long an answer took, and how much earlier than the exchange's this machine's clock is (to the second)."""
+
+    seconds: float
+    skew: timedelta | None
+
+
 class HyperliquidAPI:
     """Client of the exchange's `info` endpoint for users' historical fills.
 
-    Use it as an async context manager. Settings come from the environment unless given; all
-    requests of one instance share one weight budget, so use one instance per address.
-    `requests_per_minute` is the original plan's cap, on top of the weight. `source` is another host
-    that speaks the protocol, with its own headers, prices and limits.
+    Use it as an async context manager. Settings come from the environment unless given; each of
+    their lanes is an address with a weight budget of its own, which all requests of one instance
+    share, so use one instance per address.
+    `requests_per_minute` is the original plan's cap, on top of the weight. `limiter` replaces the first
+    lane's, and there is no other then. `source` is another host that speaks the protocol, with its own
+    headers, prices and limits.
 
         async with HyperliquidAPI() as api:
             async for page in api.iter_user_fills(user, start_time, end_time):
@@ -84,43 +106,51 @@ class HyperliquidAPI:
     ) -> None:
         self.settings = settings or load_settings(requests_per_minute=requests_per_minute)
         self.source = source or main_source(self.settings)
-        self._prices = prices_of(self.source)
-        self.limiter = limiter or WeightLimiter(
-            self.source.weight_per_minute,
-            self.settings.weight_period_seconds,
-            requests_per_period=self.source.requests_per_minute,
-            longest_pause_seconds=2 * self.settings.retry_max_seconds,
-            prices=self._prices,
-        )
+        self.prices = prices_of(self.source)
+        queue, self.lanes = Queue(), read_lanes(self.settings.lane)[: 1 if limiter else None]
+        self.limiters = [limiter] if limiter else [self._new_limiter(queue) for _ in self.lanes]
         self.faults: Counter[str] = Counter()
         """What went wrong so far, by `Fault`: also what a retry then put right."""
         self.requests = 0
         self._owners = Owners()
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[WeightLimiter, aiohttp.ClientSession] = {}
+        self._open = AsyncExitStack()
+        self._parked: set[str] = set()  # lanes that were said to fail
+        self._date: str | None = None  # as the last answer told it
         self._answered_once = False
         self._silent_since: float | None = None
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(
-            total=self.settings.request_timeout_seconds, connect=self.settings.connect_timeout_seconds
-        )
-        self._session = aiohttp.ClientSession(
-            timeout=timeout,
-            connector=aiohttp.TCPConnector(limit=0),  # the limiter bounds what is in flight
-            headers=self._headers(),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        for lane in self.lanes:
+            lane.check()
+        for lane, limiter in zip(self.lanes, self.limiters, strict=True):
+            self._sessions[limiter] = await self._open.enter_async_context(self._new_session(lane))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._session is not None  # noqa: S101
-        await self._session.close()
-        self._session = None
+        self._sessions.clear()
+        await self._open.aclose()
 
     def __repr__(self) -> str:
-        return f"<HyperliquidAPI {self.source.shown_api_url}, {self.requests} requests, {self.limiter.budget!r}>"
+        budgets = ", ".join(repr(limiter.budget) for limiter in self.limiters)
+        return f"<HyperliquidAPI {self.source.shown_api_url}, {self.requests} requests, {budgets}>"
+
+    @property
+    def limiter(self) -> WeightLimiter:
+        """The first address's."""
+        return self.limiters[0]
+
+    @property
+    def weight_spent(self) -> int:
+        """By all addresses."""
+        return sum(limiter.weight_spent for limiter in self.limiters)
+
+    @property
+    def pauses(self) -> int:
+        """How often an address was paused, after a 429 or without a connection."""
+        return sum(limiter.gate.pauses for limiter in self.limiters)
 
     async def get_user_fills_by_time(self, user: str, start_time: int, end_time: int | None = None) -> Page:
         """One page: the earliest fills (at most 2000) of `user` in [start_time, end_time], ms, both inclusive.
@@ -159,7 +189,43 @@ class HyperliquidAPI:
         Raises: UsageError for a bad address, ExchangeError.
         """
         request = {"type": "userRateLimit", "user": normalize_address(user)}
-        return await self._ask(request, _read_volume, lambda _: self._prices.base)
+        return await self._ask(request, _read_volume, lambda _: self.prices.base)
+
+    async def probe(self, lane: int = 0) -> Probe:
+        """Ask the cheapest question there is by one lane: 20 weight, tried once. Raises: ExchangeError."""
+        limiter = self.limiters[lane]
+        request = {"type": _REQUEST_TYPE[Stream.FILLS], "user": "0x" + "0" * 40, "startTime": 0, "endTime": 0}
+        async with limiter.request() as ticket:
+            started = _now()
+            _read_page(await self._post(request, limiter, ticket), Stream.FILLS)
+            ticket.weight, ticket.answered = self.prices.base, True
+        return Probe(_now() - started, _skew(self._date))
+
+    def _new_limiter(self, queue: Queue) -> WeightLimiter:
+        return WeightLimiter(
+            self.source.weight_per_minute,
+            self.settings.weight_period_seconds,
+            requests_per_period=self.source.requests_per_minute,
+            longest_pause_seconds=2 * self.settings.retry_max_seconds,
+            prices=self.prices,
+            queue=queue,
+        )
+
+    def _new_session(self, lane: Egress) -> aiohttp.ClientSession:
+        timeout = aiohttp.ClientTimeout(
+            total=self.settings.request_timeout_seconds, connect=self.settings.connect_timeout_seconds
+        )
+        return aiohttp.ClientSession(
+            timeout=timeout,
+            connector=aiohttp.TCPConnector(
+                limit=0,  # the limiter bounds what is in flight
+                local_addr=(lane.ip, 0) if lane.ip else None,
+                family=lane.family,
+            ),
+            headers=self._headers(),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=lane.proxy,
+        )
 
     def _headers(self) -> dict[str, str]:
         """Those of every request: the source's own, secret ones go to its host alone, for no redirect is followed."""
@@ -184,7 +250,7 @@ class HyperliquidAPI:
             self._check_owner(request["user"], page)
             return page
 
-        page = await self._ask(request, read, lambda page: self._prices.page(page.rows))
+        page = await self._ask(request, read, lambda page: self.prices.page(page.rows))
         self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
         self.faults[Fault.ODD_ROWS] += page.odd_rows
         self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
@@ -207,32 +273,34 @@ class HyperliquidAPI:
         self, request: dict[str, Any], read: Callable[[bytes], T], weigh: Callable[[T], int]
     ) -> T:
         while True:
-            async with self.limiter.request() as ticket:
+            async with admission(self.limiters) as (limiter, ticket):
                 try:
-                    answer = read(await self._ask_once(request, ticket))
+                    answer = read(await self._ask_once(request, limiter, ticket))
                     ticket.weight = weigh(answer)
                 except MalformedReply as error:
                     self.faults[error.fault] += 1
                     raise
                 except (ExchangeThrottled, ExchangeUnreachable) as error:
-                    pause = self.limiter.pause(ticket, getattr(error, "retry_after", None))
+                    pause = limiter.pause(ticket, getattr(error, "retry_after", None))
                     self._check_patience(error, pause)
-                    log.debug("paused: %s", error)
+                    self._tell_parked(limiter, error, pause)
                 else:
                     ticket.answered = True
                     self._answered_once, self._silent_since = True, None
+                    if self._parked:
+                        self._parked.discard(self.lanes[self.limiters.index(limiter)].name)
                     return answer
 
-    async def _ask_once(self, request: dict[str, Any], ticket: Ticket) -> bytes:
+    async def _ask_once(self, request: dict[str, Any], limiter: WeightLimiter, ticket: Ticket) -> bytes:
         self.requests += 1
         if self._silent_since is None:
             self._silent_since = _now()
         try:
-            return await self._post(request, ticket)
+            return await self._post(request, limiter, ticket)
         except ExchangeError as error:
             self.faults[error.fault] += 1
             if isinstance(error, ExchangeThrottled):
-                ticket.weight = self._prices.base
+                ticket.weight = self.prices.base
             elif isinstance(error, ExchangeUnreachable):
                 ticket.weight = 0
             else:
@@ -248,17 +316,18 @@ class HyperliquidAPI:
                 fault=Fault.ANOTHER_USER,
             )
 
-    async def _post(self, request: dict[str, Any], ticket: Ticket) -> bytes:
+    async def _post(self, request: dict[str, Any], limiter: WeightLimiter, ticket: Ticket) -> bytes:
         """The body of a 200. Sets the ticket's weight where an error tells what was charged."""
-        assert self._session is not None, "use HyperliquidAPI as an async context manager"  # noqa: S101
-        limit = self.settings.max_body_bytes
+        assert self._sessions, "use HyperliquidAPI as an async context manager"  # noqa: S101
+        limit, session = self.settings.max_body_bytes, self._sessions[limiter]
         try:
-            async with self._session.post(self.source.api_url, json=request, allow_redirects=False) as response:
+            async with session.post(self.source.api_url, json=request, allow_redirects=False) as response:
+                self._date = response.headers.get("Date")
                 if response.status != 200:
-                    ticket.weight = self._prices.base  # no rows were served, so none were charged
+                    ticket.weight = self.prices.base  # no rows were served, so none were charged
                     ticket.answered = response.status in PERMANENT
                     raise await _error_of(response, self.source)
-                ticket.weight = self._prices.full_page  # until it is known: the server has served something
+                ticket.weight = self.prices.full_page  # until it is known: the server has served something
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
@@ -267,7 +336,7 @@ class HyperliquidAPI:
                             f"The answer is larger than {limit} bytes (VIGIL_MAX_BODY_BYTES).", fault=Fault.TOO_LARGE
                         )
                 return bytes(body)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
+        except _NO_CONNECTION as error:
             raise ExchangeUnreachable(f"No connection to {self.source.shown_api_url}: {_reason(error)}.") from error
         except TimeoutError as error:
             seconds = self.settings.request_timeout_seconds
@@ -279,8 +348,24 @@ class HyperliquidAPI:
                 f"The exchange's answer broke off: {_reason(error)}.", fault=Fault.BROKEN_OFF
             ) from error
 
+    def _tell_parked(
+        self, limiter: WeightLimiter, error: ExchangeThrottled | ExchangeUnreachable, pause: float
+    ) -> None:
+        """Say once that an address fails while others go on; it is tried again by one request after each pause."""
+        name = self.lanes[self.limiters.index(limiter)].name
+        if isinstance(error, ExchangeUnreachable) and len(self.lanes) > 1 and name not in self._parked:
+            self._parked.add(name)
+            log.warning("lane %s is left out until it works: %s", name, error)
+        else:
+            log.debug("lane %s paused for %.1f s: %s", name, pause, error)
+
     def _check_patience(self, error: ExchangeThrottled | ExchangeUnreachable, pause: float) -> None:
-        """Raise `error` when the next try, `pause` seconds away, would come after the settings' patience."""
+        """Raise `error` when the next try, `pause` seconds away, would come after the settings' patience.
+
+        Not while an address is left that did not fail.
+        """
+        if any(limiter.gate.is_open for limiter in self.limiters):
+            return
         never = not self._answered_once and isinstance(error, ExchangeUnreachable)
         patience = self.settings.startup_patience_seconds if never else self.settings.outage_patience_seconds
         if math.isinf(pause):  # somebody else is trying just now
@@ -348,6 +433,13 @@ async def _error_of(response: aiohttp.ClientResponse, source: Source) -> Excepti
         return ExchangeRefused(message, status=response.status)
     fault = Fault.REDIRECTED if 300 <= response.status < 400 else Fault.ERROR_STATUS
     return ExchangeUnavailable(f"The exchange answers with status {response.status}.", fault=fault)
+
+
+def _skew(date: str | None) -> timedelta | None:
+    try:
+        return parsedate_to_datetime(date or "") - datetime.now(UTC)
+    except (ValueError, TypeError):
+        return None
 
 
 def _now() -> float:

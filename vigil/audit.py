@@ -73,7 +73,7 @@ class Audit:
                     raise first_cause(group) from group
                 finally:
                     self.summary.requests = self._worker.api.requests
-                    self.summary.weight = self._worker.api.limiter.weight_spent
+                    self.summary.weight = self._worker.api.weight_spent
         return self.summary
 
     async def _flow(self) -> None:
@@ -99,7 +99,7 @@ class Audit:
                     self._finish(account)
 
         async with aclosing(targets), asyncio.TaskGroup() as group:
-            for _ in range(self._settings.concurrency):
+            for _ in range(self._worker.pagers):
                 group.create_task(examine())
 
     def _interrupt(self, signum: int, task: asyncio.Task[Any]) -> None:
@@ -230,7 +230,7 @@ class Audit:
                 account.error = str(error)
                 account.unanswered_windows = len(spans) - place
                 self._silent += 1
-                if self._silent >= max(SILENT_USERS, 2 * self._settings.concurrency):
+                if self._silent >= max(SILENT_USERS, 2 * self._worker.pagers):
                     raise _nobody_answers(self._silent, error) from error
                 return
             self._silent = 0

@@ -27,6 +27,7 @@ from functools import partial
 
 from vigil.address import shard_of, shard_range
 from vigil.db import Connection, Link, seconds, sql
+from vigil.egress import read_lanes
 from vigil.errors import ClaimLost
 from vigil.fills import Key, Stream
 from vigil.limiter import prices_of
@@ -97,7 +98,8 @@ class Claims:
     failed users however often they have failed; `slices` reads everybody's TWAP slices, not only
     those that are wanted; `source` is where the fills come from, None the exchange. `ask` sends listed
     users that are complete to that source as well, each once for a window; until it has answered, only
-    a worker of that source goes on with them.
+    a worker of that source goes on with them. `lanes` are the ids under which this worker takes part in
+    each of its lanes, its own first: further rows that live and die with it, and claim nothing.
     """
 
     def __init__(
@@ -114,16 +116,18 @@ class Claims:
         slices: bool = False,
         source: Source | None = None,
         ask: bool = False,
+        lanes: Mapping[int, str] | None = None,
     ) -> None:
         source = source or main_source(settings)
         self.worker_id = worker_id
+        names = [lane.name for lane in read_lanes(settings.lane)]
+        self._lanes = {worker_id: source.lane(names[0])} if lanes is None else dict(lanes)
         self._slices = slices
         self._source = source.name
         self._overshoot = prices_of(source).overshoot
         self._reads_slices = source.twap
         self._ask = ask
         self._link = link
-        self._lane = source.lane(settings.lane)
         self._lease_seconds = settings.lease_seconds
         self._attempts = NO_LIMIT if retry else settings.user_attempts
         self._window = window
@@ -140,10 +144,10 @@ class Claims:
         """Become a worker, and free what dead ones left."""
 
         async def insert(connection: Connection) -> None:
-            if await connection.fetchval(sql("fence"), self.worker_id) is None:
-                lease = seconds(self._lease_seconds)
-                host, pid = socket.gethostname(), os.getpid()
-                await connection.execute(sql("register_worker"), self.worker_id, host, pid, lease, self._lane)
+            lease, host, pid = seconds(self._lease_seconds), socket.gethostname(), os.getpid()
+            for worker_id, lane in self._lanes.items():
+                if await connection.fetchval(sql("fence"), worker_id) is None:
+                    await connection.execute(sql("register_worker"), worker_id, host, pid, lease, lane)
 
         await self._link.run(insert)
         await self._bury_the_dead()
@@ -219,6 +223,10 @@ class Claims:
         limit = self._left
         pending = await link.run(count)
         return pending if limit is None else min(pending, limit)
+
+    async def others_weight(self, link: Link) -> int:
+        """Weight that other workers may spend a period by now."""
+        return int(await link.run(lambda connection: connection.fetchval(sql("others_weight"), list(self._lanes))))
 
     async def count_failed(self) -> int:
         """How many users of this run are failed, parked ones included."""
@@ -299,9 +307,11 @@ class Claims:
 
         async def renew(connection: Connection) -> bool:
             nonlocal renew_at
-            if not await connection.fetchval(sql("hold_worker_lock"), self.worker_id):
-                renew_at = 0.0  # a dead session of ours has it still: look again at the next heartbeat
-            return bool(await connection.fetchval(sql("renew_lease"), self.worker_id, seconds(self._lease_seconds)))
+            for worker_id in self._lanes:
+                if not await connection.fetchval(sql("hold_worker_lock"), worker_id):
+                    renew_at = 0.0  # a dead session of ours has it still: look again at the next heartbeat
+            ids, lease = list(self._lanes), seconds(self._lease_seconds)
+            return len(await connection.fetch(sql("renew_lease"), ids, lease)) == len(ids)
 
         reconnects = -1
         while True:
@@ -321,7 +331,7 @@ class Claims:
 
         async def retire(connection: Connection) -> None:
             async with connection.transaction():
-                await connection.execute(sql("retire_workers"), [self.worker_id], self._overshoot)
+                await connection.execute(sql("retire_workers"), list(self._lanes), self._overshoot)
                 await connection.execute(sql("release_orphans"))
 
         await self._link.run(retire, patience=2)
@@ -410,7 +420,7 @@ class Claims:
         async def bury(connection: Connection) -> None:
             await connection.execute(sql("end_expired_sessions"), self.worker_id)
             async with connection.transaction():
-                found = await connection.fetch(sql("suspect_workers"), self.worker_id, seconds(GRACE_SECONDS))
+                found = await connection.fetch(sql("suspect_workers"), list(self._lanes), seconds(GRACE_SECONDS))
                 dead = [row["worker_id"] for row in found if row["dead"]]
                 await connection.execute(sql("retire_workers"), dead, self._overshoot)
                 await connection.execute(sql("release_orphans"))
@@ -440,15 +450,19 @@ def new_worker_id() -> int:
     return secrets.randbelow(2**62) + 1
 
 
-def hold_worker_lock(worker_id: int) -> Callable[[Connection], Awaitable[None]]:
-    """For `Link(prepare=...)`: take the worker's lock on each new session."""
+def hold_worker_lock(*worker_ids: int) -> Callable[[Connection], Awaitable[None]]:
+    """For `Link(prepare=...)`: take the worker's lock on each new session, and those of its lanes."""
 
-    async def prepare(connection: Connection) -> None:
+    async def hold(connection: Connection, worker_id: int) -> None:
         for _ in range(10):  # another worker may be trying whether it is free, for a moment
             if await connection.fetchval(sql("hold_worker_lock"), worker_id):
                 await connection.execute(sql("clear_suspicion"), worker_id)
                 return
             await asyncio.sleep(0.05)
+
+    async def prepare(connection: Connection) -> None:
+        for worker_id in worker_ids:
+            await hold(connection, worker_id)
 
     return prepare
 

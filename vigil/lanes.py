@@ -79,7 +79,7 @@ class Lane:
         Raises: ClaimLost when another worker took over, StoreUnavailable.
         """
         limiter, loop = self._limiter, asyncio.get_running_loop()
-        hungry = limiter.waiting > 0 or limiter.budget.in_flight > 0 or limiter.admitted != self._admitted
+        hungry = limiter.queue.waiting > 0 or limiter.budget.in_flight > 0 or limiter.admitted != self._admitted
         self._admitted = limiter.admitted
         asked_at = 0.0
 

@@ -22,8 +22,9 @@ than one latency behind it. That latency is all the budget that is given away.
 First come, first served: waiters queue on one lock and only its holder looks at the budget, so
 a request is never overtaken, whatever it will weigh. Cancelling a waiter costs nothing;
 cancelling a request in flight, or giving it up, settles it at the worst case for two periods,
-because the exchange may charge it yet. A 429, or a server that can't be reached, closes one gate for
-the whole worker: see `Gate`.
+because the exchange may charge it yet. A 429, or a server that can't be reached, closes the gate of
+that address: see `Gate`. A worker of several addresses has a limiter for each and one queue for all:
+whoever is first in it takes the first address that lets it in.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ import math
 import random
 from bisect import insort
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
@@ -121,6 +122,10 @@ class Budget:
         """Weight that the exchange may have counted in the period that ends now: requests in flight at their worst."""
         return self.used(now) + self.in_flight * self.worst
 
+    def room(self, now: float) -> int:
+        """Weight of the period that is not claimed."""
+        return self.weight_per_period - self.claimed(now)
+
     def settled(self, now: float) -> list[tuple[int, float]]:
         """What is settled within the period that ends now: weight, and the seconds until it leaves the period.
 
@@ -192,7 +197,7 @@ class Budget:
 
 
 class Gate:
-    """Stops the whole worker once when the exchange says stop, and lets it try again with one request.
+    """Stops an address once when the exchange says stop, and lets it try again with one request.
 
     Requests under way when the gate closes may fail for the same reason; they belong to an older
     `generation` and close nothing again. When the pause is over one request goes first; others
@@ -256,11 +261,20 @@ class Ticket:
     answered: bool = False
 
 
-class WeightLimiter:
-    """Admits requests within a `Budget`, through a `Gate`, first come first served.
+class Queue:
+    """Requests that wait for one of a worker's addresses, first come first served; of one event loop."""
 
-    `requests_per_period` is the original plan's cap, evenly spaced, on top of the weight. Uses
-    the running loop's clock. One limiter serves one address; not for several event loops.
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.turn = asyncio.Lock()  # whoever holds it is the first
+        self.changed = asyncio.Event()  # something the first may be waiting for
+
+
+class WeightLimiter:
+    """Admits one address's requests within a `Budget`, through a `Gate`, first come first served.
+
+    `requests_per_period` is the original plan's cap, evenly spaced, on top of the weight. Uses the running
+    loop's clock. The limiters of a worker's several addresses share a `queue`: see `admission`.
     """
 
     def __init__(
@@ -272,28 +286,50 @@ class WeightLimiter:
         longest_pause_seconds: float = 60.0,
         rng: random.Random | None = None,
         prices: Prices = EXCHANGE_PRICES,
+        queue: Queue | None = None,
     ) -> None:
         self.budget = Budget(weight_per_period, period_seconds, prices=prices)
         first_pause = min(period_seconds / 30, longest_pause_seconds)
         self.gate = Gate(first_seconds=first_pause, longest_seconds=longest_pause_seconds, rng=rng or random.Random())
+        self.queue = queue or Queue()
         self.weight_spent = 0
-        self.waiting = 0
         self.admitted = 0
-        self._pace = AsyncLimiter(1, period_seconds / requests_per_period) if requests_per_period else None
-        self._turn = asyncio.Lock()
-        self._changed = asyncio.Event()
+        self._interval = period_seconds / requests_per_period if requests_per_period else 0.0
+        self._pace = AsyncLimiter(1, self._interval) if self._interval else None
+        self._paced_at = -math.inf
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[Ticket]:
-        """Wait for the budget, then hold one request's share of it until the block ends.
+        """`admission` by this address alone."""
+        async with admission([self]) as (_, ticket):
+            yield ticket
 
-        A block that is left without saying what the request cost is charged the worst case.
-        """
-        self.waiting += 1
-        try:
-            await self._admission()
-        finally:
-            self.waiting -= 1
+    def resize(self, weight_per_period: int) -> None:
+        """Allow so much weight a period from now on: this worker's share of its address's budget."""
+        if weight_per_period != self.budget.weight_per_period:
+            self.budget.resize(asyncio.get_running_loop().time(), weight_per_period)
+            self.queue.changed.set()
+
+    def pause(self, ticket: Ticket, retry_after: float | None = None) -> float:
+        """Close the gate, because of what `ticket`'s request was told; returns seconds."""
+        now = asyncio.get_running_loop().time()
+        self.gate.close(now, ticket.generation, retry_after)
+        return self.gate.delay(now)
+
+    def delay(self, now: float) -> float:
+        """Seconds until it may let a request in if nothing settles before: 0 is now, inf is not by waiting."""
+        return max(self._closed_for(now), self._paced_at + self._interval - now)
+
+    async def take_place(self) -> bool:
+        """For a request that need not wait: its place in the pace. False: gate or budget closed meanwhile."""
+        if self._pace is not None:
+            await self._pace.acquire()
+            self._paced_at = asyncio.get_running_loop().time()
+        return self._closed_for(asyncio.get_running_loop().time()) == 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Ticket]:
+        """One request's share of the budget, until the block ends."""
         self.admitted += 1
         self.budget.admit()
         ticket = Ticket(self.gate.admit())
@@ -303,36 +339,40 @@ class WeightLimiter:
             self.budget.settle(asyncio.get_running_loop().time(), ticket.weight)
             self.gate.ended(ticket.generation, answered=ticket.answered)
             self.weight_spent += self.budget.worst if ticket.weight is None else ticket.weight
-            self._changed.set()
+            self.queue.changed.set()
 
-    def resize(self, weight_per_period: int) -> None:
-        """Allow so much weight a period from now on: this worker's share of its address's budget."""
-        if weight_per_period != self.budget.weight_per_period:
-            self.budget.resize(asyncio.get_running_loop().time(), weight_per_period)
-            self._changed.set()
+    def _closed_for(self, now: float) -> float:
+        return max(self.gate.delay(now), self.budget.delay(now))
 
-    def pause(self, ticket: Ticket, retry_after: float | None = None) -> float:
-        """Close the gate for the whole worker, because of what `ticket`'s request was told; returns seconds."""
-        now = asyncio.get_running_loop().time()
-        self.gate.close(now, ticket.generation, retry_after)
-        return self.gate.delay(now)
 
-    async def _admission(self) -> None:
-        async with self._turn:  # FIFO: whoever holds it is the first in the queue
-            await self._until_clear()
-            if self._pace is not None:
-                await self._pace.acquire()
-                while await self._until_clear():  # the gate closed meanwhile: this place in the pace is gone
-                    await self._pace.acquire()
+@asynccontextmanager
+async def admission(limiters: Sequence[WeightLimiter]) -> AsyncIterator[tuple[WeightLimiter, Ticket]]:
+    """Wait in the queue these limiters share, then hold one request's share of the first that lets it in.
 
-    async def _until_clear(self) -> bool:
-        """Wait until gate and budget let one request in; whether that took any waiting."""
-        loop = asyncio.get_running_loop()
-        waited = False
-        while delay := max(self.gate.delay(loop.time()), self.budget.delay(loop.time())):
-            waited = True
-            self._changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if math.isinf(delay) else delay):
-                    await self._changed.wait()
-        return waited
+    A block that is left without saying what the request cost is charged the worst case.
+    """
+    queue = limiters[0].queue
+    queue.waiting += 1
+    try:
+        async with queue.turn:
+            limiter = await _first_clear(queue, limiters)
+    finally:
+        queue.waiting -= 1
+    with limiter.hold() as ticket:  # before anybody else has a turn: nothing is awaited in between
+        yield limiter, ticket
+
+
+async def _first_clear(queue: Queue, limiters: Sequence[WeightLimiter]) -> WeightLimiter:
+    """The limiter that lets a request in first, when it does; of several, the one with the most room."""
+    loop = asyncio.get_running_loop()
+    while True:
+        now = loop.time()
+        delay, _, place = min((max(0.0, one.delay(now)), -one.budget.room(now), i) for i, one in enumerate(limiters))
+        if delay == 0:
+            if await limiters[place].take_place():
+                return limiters[place]
+            continue
+        queue.changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if math.isinf(delay) else delay):
+                await queue.changed.wait()

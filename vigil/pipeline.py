@@ -17,16 +17,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from vigil.api import FetchPage
 from vigil.blame import SILENT_USERS, Blame
 from vigil.claims import EVERYBODY, Shard, Window
 from vigil.db import Link, session
 from vigil.errors import (
-    EXIT_DONE,
-    EXIT_SOME_USERS_FAILED,
     ExchangeRefused,
     ExchangeUnavailable,
     MalformedReply,
@@ -34,7 +33,7 @@ from vigil.errors import (
     UsageError,
     VigilError,
 )
-from vigil.fills import Stream
+from vigil.fills import Page, Stream
 from vigil.hypertable import arrange
 from vigil.judge import Judge
 from vigil.migrate import Migration, migrate
@@ -42,12 +41,16 @@ from vigil.pager import read_user
 from vigil.settings import Settings
 from vigil.sources import Source, main_source
 from vigil.store import WRITER_SESSION, Chunk, Committed, Store, check_fills_table, prepare_staging
+from vigil.tally import LaneState, Reading, Tally
 from vigil.upkeep import Upkept, maintain
 from vigil.urgency import Urgency
 from vigil.worker import Worker, first_cause, signals
 from vigil.writer import BatchLimits, write_batches
 
 log = logging.getLogger(__name__)
+
+COUNT_SECONDS = 15.0
+"""Between two counts of the users that are left; longer where one takes more than a twentieth of that."""
 
 
 class Twap(StrEnum):
@@ -56,50 +59,6 @@ class Twap(StrEnum):
     AUTO = "auto"  # of those whose position chain they might mend
     ALWAYS = "always"
     NEVER = "never"
-
-
-@dataclass
-class Tally:
-    """What a run has done so far; the display reads it while it goes on. Rows, users, weight, seconds."""
-
-    users_total: int = 0
-    users_claimed: int = 0
-    users_done: int = 0
-    users_failed: int = 0
-    users_left_failed: int = 0
-    """Failed users there are at the end, those included that earlier runs have parked."""
-    users_elsewhere: dict[str, int] = field(default_factory=dict)
-    """Users that this run left alone at its end, by the source that is still to be asked for a part of them."""
-    fetched: int = 0
-    received: int = 0
-    inserted: int = 0
-    updated: int = 0
-    already_there: int = 0
-    refused: int = 0
-    rejected: int = 0
-    gaps: int = 0
-    batches: int = 0
-    queued_pages: int = 0
-    requests: int = 0
-    weight: int = 0
-    pauses: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    signal: int | None = None
-
-    def count(self, chunks: Sequence[Chunk], committed: Committed) -> None:
-        """Add a committed batch."""
-        self.batches += 1
-        self.users_done += sum(chunk.done and chunk.stream is Stream.FILLS for chunk in chunks)
-        self.users_failed += sum(chunk.error is not None for chunk in chunks)
-        self.gaps += sum(len(chunk.gaps) for chunk in chunks)
-        for name in ("received", "inserted", "updated", "already_there", "refused", "rejected"):
-            setattr(self, name, getattr(self, name) + getattr(committed, name))
-
-    @property
-    def exit_code(self) -> int:
-        if self.signal is not None:
-            return 128 + self.signal
-        return EXIT_SOME_USERS_FAILED if self.users_failed or self.users_left_failed else EXIT_DONE
 
 
 async def prepare_database(dsn: str, notice: Callable[[str], None] = log.info) -> list[Migration]:
@@ -148,13 +107,27 @@ async def tend_after(tally: Tally, settings: Settings, dsn: str, tell: Callable[
         tell(f"not all was tended: {error} The fills are in; `vigil-backfill maintain` tries it again")
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A list of a user's that was read to its end, or failed with `error`; `reading` is what this run read of it."""
+
+    user: str
+    stream: Stream
+    reading: Reading | None
+    error: str | None
+
+
+Display = Callable[[Callable[[], Tally]], Coroutine[Any, Any, None]]
+
+
 class Run:
     """One worker's run over a window; `tally` is live, `execute` may be called once.
 
     `source` is the host to read from, None the exchange; `ask` sends those of the `users` that are
     complete for their window there too, for what other sources did not have. `display` is a
-    coroutine function that shows the tally until it is cancelled. `urgency` decides who goes first; it may
-    be replaced before `execute`.
+    coroutine function that shows the tally, which the function it is given brings up to date, until it is
+    cancelled; `on_user` is told each user that is read, or failed, once that is committed. `urgency`
+    decides who goes first; it may be replaced before `execute`.
     Raises: UsageError for TWAP slices of a source that serves none.
     """
 
@@ -172,14 +145,16 @@ class Run:
         volume_check: bool = False,
         source: Source | None = None,
         ask: bool = False,
-        display: Callable[[Tally], Coroutine[Any, Any, None]] | None = None,
+        display: Display | None = None,
+        on_user: Callable[[Finished], None] = lambda _: None,
     ) -> None:
-        self.tally = Tally()
+        self.tally = Tally(period_seconds=settings.weight_period_seconds)
         self.source = source or main_source(settings)
         if twap is Twap.ALWAYS and not self.source.twap:
             raise UsageError(f"{self.source.name} serves no TWAP slices (`twap = false`), so --twap can't be always.")
         self._settings = settings
         self._display = display
+        self._on_user = on_user
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
         self._worker = Worker(
             settings,
@@ -209,15 +184,22 @@ class Run:
         prefer = None if users is None else self._claims.prefer
         self.urgency = Urgency(self._estimating, window.end_ms, users=users, prefer=prefer)
         self._fetch_volume = self._api.get_lifetime_volume if volume_check else None
-        self._blame = Blame(max(SILENT_USERS, 2 * settings.concurrency), settings.outage_patience_seconds)
+        self._blame = Blame(max(SILENT_USERS, 2 * self.pagers), settings.outage_patience_seconds)
+        self._pages = {stream: self._counted(fetch) for stream, fetch in self._worker.pages.items()}
         self._fetching: asyncio.Task[None] | None = None
+        self._started = 0.0
         self._stopped_by: VigilError | None = None
+
+    @property
+    def pagers(self) -> int:
+        """Users paged at the same time, by all lanes."""
+        return self._worker.pagers
 
     @property
     def rows_in_memory(self) -> int:
         """The most rows that may wait for the database at once."""
         settings = self._settings
-        return (settings.queue_pages + settings.concurrency + 1) * self.source.page_rows + settings.batch_rows
+        return (settings.queue_pages + self.pagers + 1) * self.source.page_rows + settings.batch_rows
 
     async def execute(self) -> Tally:
         """Run to the end, or to a signal, and return the tally.
@@ -249,6 +231,7 @@ class Run:
     async def _flow(self) -> None:
         settings = self._settings
         limits = BatchLimits(settings.batch_rows, settings.batch_bytes, settings.batch_seconds)
+        self._started = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(write_batches(self._queue, self._store.commit, limits, self._committed)),
@@ -258,14 +241,14 @@ class Run:
                 group.create_task(self.urgency.keep()),
             ]
             if self._display is not None:
-                background.append(group.create_task(self._display(self.tally)))
+                background.append(group.create_task(self._display(self.look)))
             self._fetching = group.create_task(self._fetch())
             await asyncio.wait({self._fetching})
             drain = None if self.tally.signal is None else settings.drain_seconds
             with suppress(TimeoutError):
                 async with asyncio.timeout(drain):
                     await self._queue.join()
-            self._refresh()
+            self.look()
             for task in background:
                 task.cancel()
 
@@ -274,7 +257,7 @@ class Run:
         try:
             while True:
                 async with asyncio.TaskGroup() as pagers:
-                    for _ in range(self._settings.concurrency):
+                    for _ in range(self.pagers):
                         pagers.create_task(self._page_users())
                 if self._blame.suspects_outage:
                     await self._ask_canary()
@@ -289,10 +272,10 @@ class Run:
     async def _page_users(self) -> None:
         now = asyncio.get_running_loop().time
         while (claim := await self._claims.next()) is not None:
-            self.tally.users_claimed += claim.stream is Stream.FILLS
+            self.tally.claimed(claim, now())
             error = await read_user(
                 claim,
-                self._worker.pages[claim.stream],
+                self._pages[claim.stream],
                 self._put,
                 self._api.faults,
                 fetch_volume=self._fetch_volume,
@@ -316,24 +299,54 @@ class Run:
     async def _put(self, chunk: Chunk) -> None:
         await self._queue.put(chunk)
         self.tally.fetched += len(chunk.fills)
-        self._refresh()
 
     def _committed(self, chunks: Sequence[Chunk], committed: Committed) -> None:
         self.tally.count(chunks, committed)
-        self._refresh()
+        for chunk in chunks:
+            if chunk.done or chunk.error is not None or chunk.released:
+                reading = self.tally.read_user(chunk.user)
+                if not chunk.released:
+                    self._on_user(Finished(chunk.user, chunk.stream, reading, chunk.error))
 
     async def _find_users(self) -> None:
         """Count them, and find those not known yet: beside the run, for with millions of users it takes a while."""
-        self.tally.users_total = await self._claims.count_pending(self._counting)
-        if await self._claims.discover(self._counting):
-            self.tally.users_total = self.tally.users_claimed + await self._claims.count_pending(self._counting)
-        await self._counting.close()
+        clock = asyncio.get_running_loop().time
+        while True:
+            started = clock()
+            self.tally.users_left = await self._claims.count_pending(self._counting)
+            self.tally.others_weight = await self._claims.others_weight(self._counting)
+            if not await self._claims.discover(self._counting):
+                await asyncio.sleep(max(COUNT_SECONDS, 20 * (clock() - started)))
 
-    def _refresh(self) -> None:
-        tally, limiter = self.tally, self._api.limiter
+    def _counted(self, fetch_page: FetchPage) -> FetchPage:
+        """The same, and the page is in the tally."""
+
+        async def fetch(user: str, start_ms: int, end_ms: int) -> Page:
+            page = await fetch_page(user, start_ms, end_ms)
+            self.tally.read_page(user, page.rows, self._api.prices.page(page.rows))
+            return page
+
+        return fetch
+
+    def look(self) -> Tally:
+        """The tally, up to date."""
+        tally, api, now = self.tally, self._api, asyncio.get_running_loop().time()
         tally.queued_pages = self._queue.qsize()
-        tally.requests, tally.weight, tally.pauses = self._api.requests, limiter.weight_spent, limiter.gate.pauses
-        tally.faults = dict(self._api.faults)
+        tally.requests, tally.weight, tally.pauses = api.requests, api.weight_spent, api.pauses
+        tally.faults = dict(api.faults)
+        tally.seconds = now - self._started
+        tally.users_total = tally.users_done + tally.users_failed + len(tally.reading) + tally.users_left
+        tally.lanes = tuple(
+            LaneState(
+                lane.name,
+                limiter.budget.weight_per_period,
+                limiter.budget.used(now),
+                limiter.weight_spent,
+                limiter.gate.is_open,
+            )
+            for lane, limiter in zip(api.lanes, api.limiters, strict=True)
+        )
+        return tally
 
     def _interrupt(self, signum: int, task: asyncio.Task[Any]) -> None:
         if self.tally.signal is None and self._fetching is not None:

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     sources_file: Path = Path("sources.toml")
     """Describes further hosts for `--source` (docs/sources.md); read only when one is named."""
     concurrency: int = Field(8, ge=1, le=1024)
-    """Users paged at the same time; the weight is the wall, so more only hides latency."""
+    """Users paged at the same time by each lane; the weight is the wall, so more only hides latency."""
 
     connect_timeout_seconds: float = Field(10.0, gt=0)
     """For the TCP and TLS handshake of a request."""
@@ -112,16 +112,19 @@ class Settings(BaseSettings):
     """How long a run waits for a database that went away; at start-up a tenth of it."""
     lease_seconds: float = Field(120.0, ge=1)
     """A worker unheard of for this long is dead: others take over its users, and it may commit nothing."""
-    lane: str = Field(default_factory=socket.gethostname, min_length=1, max_length=200)
-    """The address this worker asks from, by any name: workers of one lane share one budget."""
+    lane: str = Field(default_factory=socket.gethostname, min_length=1)
+    """The address this worker asks from: an IP of this machine, a proxy's URL or any name (vigil/egress.py). Several,
+    separated by commas, are used side by side. Workers of one lane share one budget."""
     user_attempts: int = Field(3, ge=1)
     """Failed tries after which a user is parked: passed over until `vigil-backfill retry`."""
     drain_seconds: float = Field(20.0, ge=0)
     """After the first SIGINT or SIGTERM: time to commit what is queued, before the rest is dropped."""
     maintain: bool = True
-    """Whether a run that wrote something ends with what `vigil-backfill maintain` does, if it is the last one at work."""
+    """Whether a run that wrote something ends with what `maintain` does, if it is the last one at work."""
     fills_columns: str = ""
     """Columns of a table `fills` that `migrate --adopt` finds under other names: `user_address=user,time=time_ms`."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Where a run serves /metrics, /healthz and /readyz; 0 takes a free port."""
     progress_seconds: float = Field(30.0, gt=0)
     """Between two progress lines when the output is not a terminal."""
 

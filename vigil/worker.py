@@ -1,7 +1,7 @@
 """One worker: its identity, its sessions, the client and its part in the lane, opened and closed in order.
 
 What a backfill and an audit have in common: both ask the exchange within the budget of their
-address, which they share with every other worker of the lane, and both must be believed alive
+addresses, each shared with every other worker of its lane, and both must be believed alive
 while they hold users. A worker that is closed leaves the lane what it did not spend, and its users free.
 """
 
@@ -50,14 +50,20 @@ class Worker:
     ) -> None:
         self.id = new_worker_id()
         self.session = session_name(self.id)
-        self.control = Link(dsn, settings, prepare=hold_worker_lock(self.id), server_settings=self.session)
-        self.claims = Claims(self.control, settings, self.id, window, source=source, **claiming)
         self.api = HyperliquidAPI(settings, source=source)
+        ids = [self.id, *(new_worker_id() for _ in self.api.lanes[1:])]
+        lanes = {own: self.api.source.lane(lane.name) for own, lane in zip(ids, self.api.lanes, strict=True)}
+        self.control = Link(dsn, settings, prepare=hold_worker_lock(*ids), server_settings=self.session)
+        self.claims = Claims(self.control, settings, self.id, window, source=source, lanes=lanes, **claiming)
         self.pages: dict[Stream, FetchPage] = {
             Stream.FILLS: self.api.get_user_fills_by_time,
             Stream.SLICES: self.api.get_user_twap_slice_fills_by_time,
         }
-        self.lane = Lane(self.control, settings, self.id, self.api.limiter, self.api.source)
+        self.lanes = [
+            Lane(self.control, settings, own, limiter, self.api.source)
+            for own, limiter in zip(ids, self.api.limiters, strict=True)
+        ]
+        self._concurrency = settings.concurrency
         self._enroll = enroll
         self._open = AsyncExitStack()
 
@@ -65,12 +71,14 @@ class Worker:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.control.close)
             await stack.enter_async_context(self.api)
-            self.api.limiter.resize(0)  # until the lane has agreed on a share
+            for limiter in self.api.limiters:
+                limiter.resize(0)  # until the lane has agreed on a share
             if self._enroll:
                 await self.claims.enroll(beside=True)
             await self.claims.register()
             stack.push_async_callback(self._release)
-            await self.lane.agree()
+            for lane in self.lanes:
+                await lane.agree()
             self._open = stack.pop_all()
         return self
 
@@ -79,9 +87,14 @@ class Worker:
     ) -> None:
         await self._open.aclose()
 
+    @property
+    def pagers(self) -> int:
+        """Users, or windows, asked for at the same time, by all lanes."""
+        return self._concurrency * len(self.lanes)
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """What must go on beside the work, until cancelled: the lease, the share of the lane, the count of faults."""
-        return [self.claims.keep_lease(), self.lane.keep(), self._save_faults()]
+        return [self.claims.keep_lease(), *(lane.keep() for lane in self.lanes), self._save_faults()]
 
     async def _save_faults(self) -> None:
         while True:
@@ -90,7 +103,8 @@ class Worker:
 
     async def _release(self) -> None:
         async def leave() -> None:
-            await self.lane.leave()
+            for lane in self.lanes:
+                await lane.leave()
             await self.claims.save_faults(self.api.faults)
             await self.claims.release()
 

@@ -134,10 +134,10 @@ async def until_share(member: Member, share: int, *others: Member) -> None:
 def wanting(*members: Member) -> Iterator[None]:
     """As if they all had a page to ask for, all the time."""
     for member in members:
-        member.limiter.waiting += 1
+        member.limiter.queue.waiting += 1
     yield
     for member in members:
-        member.limiter.waiting -= 1
+        member.limiter.queue.waiting -= 1
 
 
 def hungry(member: Member) -> asyncio.Task[None]:

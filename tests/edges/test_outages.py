@@ -40,10 +40,10 @@ from tests.kit.proxy import Fate, Proxy
 from vigil.claims import Claims, hold_worker_lock, new_worker_id, session_name
 from vigil.db import Link
 from vigil.errors import EXIT_TEMPORARY, VigilError
-from vigil.pipeline import Tally
 from vigil.settings import Settings
 from vigil.simulator import Simulator, SimulatorConfig
 from vigil.store import Chunk, Store, prepare_staging
+from vigil.tally import Tally
 
 T = TypeVar("T")
 

@@ -25,9 +25,9 @@ from vigil.cursor import Gap, GapKind
 from vigil.db import Link, connect
 from vigil.errors import ClaimLost, SchemaMismatch, StoreError, StoreUnavailable, UsageError, VigilError
 from vigil.fills import Rejected, decode_page
-from vigil.pipeline import Tally
 from vigil.settings import Settings
 from vigil.store import Chunk, Committed, Store, check_fills_table, prepare_staging
+from vigil.tally import Tally
 
 WORKER = 77
 START, END = 1_700_000_000_000, 1_710_000_000_000

@@ -23,10 +23,11 @@ from tests.kit.loop import run
 from vigil.claims import Window
 from vigil.db import session
 from vigil.errors import ExchangeThrottled, ExchangeUnavailable, Fault
-from vigil.pipeline import Run, Tally
+from vigil.pipeline import Run
 from vigil.report import Status, read_status
 from vigil.simulator import FaultPlan, Simulator, SimulatorConfig, UserFault
 from vigil.simulator.faults import KINDS
+from vigil.tally import Tally
 
 PAGE_ROWS = 500
 USERS = 8

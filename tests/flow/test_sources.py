@@ -20,9 +20,10 @@ from tests.kit.command import environment, start, vigil
 from tests.kit.loop import run
 from vigil.claims import Window, users_to_ask
 from vigil.db import session
-from vigil.pipeline import Run, Tally, Twap
+from vigil.pipeline import Run, Twap
 from vigil.simulator import Simulator
 from vigil.sources import Source, load_source
+from vigil.tally import Tally
 
 KEY = "schluessel-4713"
 LENGTHS = {0: 3_000, 1: 2_400, 2: 1_500}

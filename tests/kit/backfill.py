@@ -9,10 +9,11 @@ from typing import Any
 import asyncpg
 
 from vigil.claims import EVERYBODY, Shard, Window
-from vigil.pipeline import Run, Tally
+from vigil.pipeline import Run
 from vigil.rehearsal import Comparison, compare
 from vigil.settings import Settings
 from vigil.simulator import Simulator, SimulatorConfig
+from vigil.tally import Tally
 
 WINDOW = Window(1_672_531_200_000, 1_753_574_400_000)
 """The default one: [2023-01-01, 2025-07-27)."""

@@ -12,7 +12,16 @@ from typing import Annotated
 
 import typer
 
-from vigil.cli import audit, backfill, export, known, load, maintain, rehearse  # noqa: F401  each adds its commands to the app
+from vigil.cli import (  # noqa: F401  each adds its commands to the app
+    audit,
+    backfill,
+    doctor,
+    export,
+    known,
+    load,
+    maintain,
+    rehearse,
+)
 from vigil.cli.common import app
 from vigil.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, VigilError
 

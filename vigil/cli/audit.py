@@ -127,12 +127,12 @@ def _audit(
     user: list[str] | None,
     users_file: str | None,
     concurrency: int | None,
-    lane: str | None,
+    lane: list[str] | None,
     as_json: bool,
     describe: Callable[[Account], str],
 ) -> int:
     """Run the audit, showing each user as it is done; returns the exit code."""
-    settings = load_settings(concurrency=concurrency, lane=lane)
+    settings = load_settings(concurrency=concurrency, lane=",".join(lane) if lane else None)
     selection = Selection(choice, sample or SAMPLE_WINDOWS, seed, read_users(user, users_file))
 
     def show(account: Account) -> None:

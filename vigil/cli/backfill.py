@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -25,14 +26,17 @@ from vigil.cli.common import (
     run_async,
     show_day,
 )
+from vigil.cli.talk import JsonOption, MetricsOption, ProgressOption, QuietOption, Talk, VerboseOption
 from vigil.db import Link, session
-from vigil.display import describe, progress_display
+from vigil.display import Progress, describe
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
+from vigil.events import Events
 from vigil.judge import Judge
-from vigil.pipeline import Run, Tally, Twap, tend_after
+from vigil.pipeline import Run, Twap, tend_after
 from vigil.report import FailedUser, failed_users
 from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
 from vigil.sources import MAIN_SOURCE, load_source
+from vigil.tally import Tally
 from vigil.verdict import Verdict
 
 TwapOption = Annotated[
@@ -67,6 +71,11 @@ def run(
     volume_check: VolumeOption = False,
     source: SourceOption = None,
     only: OnlyOption = None,
+    metrics_port: MetricsOption = None,
+    progress: ProgressOption = Progress.AUTO,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Fetch the fills of all known users, or of those named; goes on where the last run stopped.
 
@@ -75,31 +84,33 @@ def run(
     Examples: `vigil-backfill run --concurrency 8` · `run --limit 5` · `run --user 0x… --end 2025-01-01` ·
     `run --worker-id 0 --total-workers 4` · `run --only truncated --source other`
     """
-    settings = load_settings(concurrency=concurrency, lane=lane)
-    host = load_source(settings, source or MAIN_SOURCE)
-    users = read_users(user, users_file)
-    window = parse_window(settings, start, end)
-    if worker_id >= total_workers:
-        raise UsageError(f"--worker-id {worker_id} is not one of 0 to {total_workers - 1} (--total-workers).")
-    shard = Shard(worker_id, total_workers)
-    with prepared(settings) as (dsn, console):
-        if only:
-            users = _choose(settings, dsn, console, only, shard, users, source)
-            if not users:
-                raise typer.Exit(EXIT_DONE)
-        code = _backfill(
-            settings,
-            dsn,
-            console,
-            window,
-            users=users,
-            shard=shard,
-            limit=limit,
-            twap=twap,
-            volume_check=volume_check,
-            source=host,
-            ask=bool(only and source),
+    talk = Talk(progress, as_json, quiet, verbose)
+    with talk.heard() as events:
+        settings = load_settings(
+            concurrency=concurrency, lane=",".join(lane) if lane else None, metrics_port=metrics_port
         )
+        host = load_source(settings, source or MAIN_SOURCE)
+        users = read_users(user, users_file)
+        window = parse_window(settings, start, end)
+        if worker_id >= total_workers:
+            raise UsageError(f"--worker-id {worker_id} is not one of 0 to {total_workers - 1} (--total-workers).")
+        shard = Shard(worker_id, total_workers)
+        with prepared(settings, quiet=quiet) as (dsn, console):
+            if only:
+                users = _choose(settings, dsn, console, only, shard, users, source)
+                if not users:
+                    raise typer.Exit(EXIT_DONE)
+            code = _backfill(
+                Scene(settings, dsn, console, talk, events),
+                window,
+                users=users,
+                shard=shard,
+                limit=limit,
+                twap=twap,
+                volume_check=volume_check,
+                source=host,
+                ask=bool(only and source),
+            )
     raise typer.Exit(code)
 
 
@@ -115,48 +126,68 @@ def retry(
     twap: TwapOption = Twap.AUTO,
     volume_check: VolumeOption = False,
     source: SourceOption = None,
+    metrics_port: MetricsOption = None,
+    progress: ProgressOption = Progress.AUTO,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Try failed users again, all or those named, however often they have failed.
 
     A user that fails VIGIL_USER_ATTEMPTS times is parked: `run` passes over it, `status` tells why it failed.
     """
-    settings = load_settings(concurrency=concurrency, lane=lane)
-    host = load_source(settings, source or MAIN_SOURCE)
-    named = read_users(user, users_file)
-    with prepared(settings) as (dsn, console):
-        wanted = None if named is None else frozenset(named)
-        failed = [one for one in run_async(_read_failed(dsn)) if wanted is None or one.user in wanted]
-        if not failed:
-            console.print("no user has failed: nothing to try again", highlight=False)
-            raise typer.Exit(EXIT_DONE)
-        window = parse_window(
-            settings,
-            start or str(min(one.start_ms for one in failed)),
-            end or str(max(one.end_ms for one in failed)),
+    talk = Talk(progress, as_json, quiet, verbose)
+    with talk.heard() as events:
+        settings = load_settings(
+            concurrency=concurrency, lane=",".join(lane) if lane else None, metrics_port=metrics_port
         )
-        users = [one.user for one in failed]
-        code = _backfill(
-            settings,
-            dsn,
-            console,
-            window,
-            users=users,
-            limit=limit,
-            retry=True,
-            twap=twap,
-            volume_check=volume_check,
-            source=host,
-        )
+        host = load_source(settings, source or MAIN_SOURCE)
+        named = read_users(user, users_file)
+        with prepared(settings, quiet=quiet) as (dsn, console):
+            wanted = None if named is None else frozenset(named)
+            failed = [one for one in run_async(_read_failed(dsn)) if wanted is None or one.user in wanted]
+            if not failed:
+                console.print("no user has failed: nothing to try again", highlight=False)
+                raise typer.Exit(EXIT_DONE)
+            window = parse_window(
+                settings,
+                start or str(min(one.start_ms for one in failed)),
+                end or str(max(one.end_ms for one in failed)),
+            )
+            code = _backfill(
+                Scene(settings, dsn, console, talk, events),
+                window,
+                users=[one.user for one in failed],
+                limit=limit,
+                retry=True,
+                twap=twap,
+                volume_check=volume_check,
+                source=host,
+            )
     raise typer.Exit(code)
 
 
-def _backfill(settings: Settings, dsn: str, console: Console, window: Window, **what: Any) -> int:
-    """One `Run` over `what`, shown on the console; returns the exit code."""
-    with progress_display(console, settings.progress_seconds) as display:
-        job = Run(settings, dsn, window, display=display, **what)
+@dataclass(frozen=True)
+class Scene:
+    """Where a run happens, and who hears of it."""
+
+    settings: Settings
+    dsn: str
+    console: Console
+    talk: Talk
+    events: Events | None
+
+
+def _backfill(scene: Scene, window: Window, **what: Any) -> int:
+    """One `Run` over `what`, shown on the console and told as events; returns the exit code."""
+    settings, console, events = scene.settings, scene.console, scene.events
+    if events is not None:
+        what["on_user"] = events.user_done
+    with scene.talk.shown(settings, console, events) as display:
+        job = Run(settings, scene.dsn, window, display=display, **what)
         console.print(
             f"reading [{show_day(window.start_ms)}, {show_day(window.end_ms)}) from {job.source.shown_api_url}, "
-            f"{settings.concurrency} users at a time, at most {job.rows_in_memory:,} rows in memory",
+            f"{job.pagers} users at a time, at most {job.rows_in_memory:,} rows in memory",
             highlight=False,
             soft_wrap=True,
         )
@@ -168,7 +199,9 @@ def _backfill(settings: Settings, dsn: str, console: Console, window: Window, **
             _summarize(console, job.tally)
             raise
         _summarize(console, tally)
-    run_async(tend_after(tally, settings, dsn, lambda text: console.print(text, highlight=False, soft_wrap=True)))
+    run_async(tend_after(tally, settings, scene.dsn, lambda text: console.print(text, highlight=False, soft_wrap=True)))
+    if events is not None:
+        events.summary(tally)
     return tally.exit_code
 
 

@@ -45,8 +45,13 @@ ConcurrencyOption = Annotated[
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=0, help="Stop after this many users.")]
 LaneOption = Annotated[
-    str | None,
-    typer.Option("--lane", metavar="NAME", help="The address this worker asks from.  [default: the host's name]"),
+    list[str] | None,
+    typer.Option(
+        "--lane",
+        metavar="IP|PROXY|NAME",
+        help="The address this worker asks from; repeat it to use several, each with its own budget."
+        "  [default: the host's name]",
+    ),
 ]
 SourceOption = Annotated[
     str | None,
@@ -96,9 +101,9 @@ def database(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def prepared(settings: Settings) -> Iterator[tuple[str, Console]]:
+def prepared(settings: Settings, *, quiet: bool = False) -> Iterator[tuple[str, Console]]:
     """The database with its schema up to date, and where to talk to people."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=quiet)
     with database(settings) as dsn:
         run_async(prepare_database(dsn, notice=console.print))
         yield dsn, console

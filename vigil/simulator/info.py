@@ -38,6 +38,7 @@ class Stats:
     # As announced: a cut answer counts as 200; 444 (nginx's number) where nothing was sent at all.
     by_status: Counter[str] = field(default_factory=Counter)
     weight_spent: int = 0
+    weight_by_address: Counter[str] = field(default_factory=Counter)
     throttled: int = 0  # 429s for weight; drawn ones are under `faults`
     rows_served: int = 0
     faults: Counter[str] = field(default_factory=Counter)
@@ -77,7 +78,7 @@ class InfoDesk:
         if not self._meter.arrive(remote, time.monotonic()):
             self.stats.throttled += 1
             return wire.canned("429", self._config.retry_after)
-        self._record_charge(ARRIVAL_WEIGHT)
+        self._record_charge(remote, ARRIVAL_WEIGHT)
         if asked is None:
             return web.Response(status=422, text=refusal)
         try:
@@ -156,10 +157,11 @@ class InfoDesk:
         weight = answer_weight(row_count, rounding=self._config.weight_rounding)
         if weight:
             self._meter.settle(remote, time.monotonic(), weight)
-            self._record_charge(weight)
+            self._record_charge(remote, weight)
 
-    def _record_charge(self, weight: int) -> None:
+    def _record_charge(self, remote: str, weight: int) -> None:
         self.stats.weight_spent += weight
+        self.stats.weight_by_address[remote] += weight
         self.charges.append((time.monotonic(), weight))
 
 

@@ -1,13 +1,16 @@
--- The whole backfill in one row. A worker is alive with a valid lease and a session that holds its lock.
+-- The whole backfill in one row. A worker is alive with a valid lease and a session that holds its lock; it has a row
+-- for each of its lanes.
 WITH workers AS (
     SELECT
-        lease_expires_at >= now() AND EXISTS (
+        host, pid,
+        bool_or(lease_expires_at >= now() AND EXISTS (
             SELECT FROM pg_locks
             WHERE locktype = 'advisory' AND objsubid = 1 AND granted
                 AND (classid::bigint << 32 | objid::bigint) = worker_id
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        ) AS alive
+        )) AS alive
     FROM backfill_workers
+    GROUP BY host, pid
 )
 SELECT
     count(*) AS users,

@@ -1,0 +1,165 @@
+"""How a run shows itself: a block on a terminal, lines elsewhere, JSON lines for scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from tests.kit.backfill import everybody, small
+from tests.kit.command import environment, finish, start, vigil
+from tests.kit.loop import run
+from vigil.simulator import FaultPlan, Simulator
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def named(exchange: Simulator) -> bytes:
+    return "\n".join(everybody(exchange)).encode()
+
+
+def test_json_lines_tell_every_user_and_add_up(migrated_url: str) -> None:
+    async def scenario() -> None:
+        plan = FaultPlan.parse(["502=0.2"], seed=1)
+        async with Simulator(small(30, 7, faults=plan, latency_seconds=(0.01, 0.02))) as exchange:
+            env = environment(migrated_url, exchange, VIGIL_PROGRESS_SECONDS=0.05)
+            done = await vigil("run", "--json", "--quiet", "--users-file", "-", env=env, stdin=named(exchange))
+            assert (done.code, done.err) == (0, "")
+            told = lines_of(done.out)
+            assert {line["v"] for line in told} == {1}
+            users = [line for line in told if line["event"] == "user_done" and line["list"] == "fills"]
+            assert sorted(line["user"] for line in users) == sorted(everybody(exchange))
+            assert all(line["error"] is None and line["pages"] > 0 for line in users)
+            assert any(line["event"] == "progress" for line in told)
+            summary = told[-1]
+            assert (summary["event"], summary["exit_code"]) == ("summary", 0)
+            fills = summary["fills"]
+            counted = ("inserted", "updated", "already_there", "refused")
+            assert fills["received"] == sum(fills[name] for name in counted) > 0
+            assert summary["requests"] == exchange.stats.requests
+            assert summary["users"] == {"total": 30, "done": 30, "failed": 0, "reading": 0, "left": 0}
+            assert summary["faults"]["error_status"] == exchange.stats.faults["502"] > 0
+            assert [lane["open"] for lane in summary["lanes"]] == [True]
+
+    run(scenario())
+
+
+def test_a_command_that_fails_says_so_in_its_last_line(migrated_url: str) -> None:
+    async def scenario() -> None:
+        env = environment(migrated_url, VIGIL_API_URL="http://127.0.0.1:9/info")
+        failed = await vigil("run", "--json", "--user", "0x" + "1" * 40, env=env)
+        assert failed.code == 5
+        error = lines_of(failed.out)[-1]
+        assert (error["event"], error["exit_code"]) == ("error", 5)
+        assert error["message"] in failed.err
+        refused = await vigil("run", "--json", "--start", "yesterday", env=env)
+        assert lines_of(refused.out)[-1]["exit_code"] == refused.code == 2
+
+    run(scenario())
+
+
+def test_an_interrupted_run_sums_up_too(migrated_url: str) -> None:
+    async def scenario() -> None:
+        async with Simulator(small(60, 7, latency_seconds=(0.2, 0.2))) as exchange:
+            env = environment(migrated_url, exchange)
+            process = await start("run", "--json", "--users-file", "-", env=env, stdin=named(exchange))
+            assert process.stdout is not None
+            first = json.loads(await process.stdout.readline())
+            process.send_signal(signal.SIGTERM)
+            ended = await finish(process)
+            summary = lines_of(ended.out)[-1]
+            assert (ended.code, summary["event"], summary["exit_code"]) == (143, "summary", 143)
+            assert first["event"] == "user_done"
+
+    run(scenario())
+
+
+def test_a_reader_that_goes_away_ends_the_lines_and_not_the_run(migrated_url: str) -> None:
+    async def scenario() -> None:
+        async with Simulator(small(20, 7)) as exchange:
+            env = environment(migrated_url, exchange)
+            read, write = os.pipe()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "vigil", "run", "--json", "--users-file", "-",
+                env=env, stdin=asyncio.subprocess.PIPE, stdout=write, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            os.close(write)
+            os.close(read)
+            _, err = await process.communicate(named(exchange))
+            assert process.returncode == 0, err.decode()
+
+    run(scenario())
+
+
+def test_sigusr1_prints_the_state_and_the_run_goes_on(migrated_url: str) -> None:
+    async def scenario() -> None:
+        async with Simulator(small(60, 7, latency_seconds=(0.1, 0.1))) as exchange:
+            env = environment(migrated_url, exchange)
+            flags = ("--progress", "none", "--json", "--users-file", "-")
+            process = await start("run", *flags, env=env, stdin=named(exchange))
+            assert process.stdout is not None
+            await process.stdout.readline()
+            process.send_signal(signal.SIGUSR1)
+            ended = await finish(process)
+            assert ended.code == 0
+            assert "being read; fills:" in ended.err
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_on_a_terminal_a_block_is_redrawn_and_the_summary_stays(migrated_url: str, colour: bool) -> None:
+    async def scenario() -> None:
+        async with Simulator(small(40, 7, latency_seconds=(0.05, 0.1))) as exchange:
+            env = environment(migrated_url, exchange) | {"TERM": "xterm-256color", "COLUMNS": "100"}
+            env.pop("NO_COLOR", None)
+            env |= {} if colour else {"NO_COLOR": "1"}
+            parent, child = pty.openpty()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "vigil", "run", "--users-file", "-",
+                env=env, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=child,
+            )  # fmt: skip
+            os.close(child)
+            seen = asyncio.create_task(asyncio.to_thread(read_all, parent))
+            await process.communicate(named(exchange))
+            screen = (await seen).decode()
+            assert process.returncode == 0, screen
+            for name in ("users", "fills", "weight", "queue", "left"):
+                assert name in screen
+            assert "\x1b[2K" in screen, "the block is redrawn"
+            assert "40 users completed" in screen.split("\x1b[2K")[-1]
+            assert ("\x1b[38;" in screen) is colour
+
+    run(scenario())
+
+
+def read_all(terminal: int) -> bytes:
+    said = b""
+    try:
+        while piece := os.read(terminal, 65_536):
+            said += piece
+    except OSError:  # Linux: the other end is closed
+        pass
+    os.close(terminal)
+    return said
+
+
+def test_off_a_terminal_a_plain_line_comes_now_and_then(migrated_url: str) -> None:
+    async def scenario() -> None:
+        async with Simulator(small(60, 7, latency_seconds=(0.1, 0.1))) as exchange:
+            env = environment(migrated_url, exchange, VIGIL_PROGRESS_SECONDS=0.1)
+            done = await vigil("run", "--users-file", "-", env=env, stdin=named(exchange))
+            states = [line for line in done.err.splitlines() if line.startswith("users: ")]
+            assert states
+            assert "\x1b" not in done.err
+            assert done.out == ""
+
+    run(scenario())

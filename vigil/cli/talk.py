@@ -1,0 +1,69 @@
+"""How a long command talks: the block or lines on stderr, JSON lines on stdout, as loud as asked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vigil.display import Progress, progress_display
+from vigil.errors import VigilError
+from vigil.events import Events
+from vigil.metrics import metered
+from vigil.pipeline import Display
+from vigil.settings import Settings
+
+ProgressOption = Annotated[
+    Progress, typer.Option("--progress", help="A block that is redrawn, lines now and then, or nothing.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="What happens as JSON lines on stdout (docs/json.md); talk stays on stderr.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
+MetricsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port", min=0, max=65535, help="Serve /metrics, /healthz and /readyz there (0: a free port)."
+    ),
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say every retry and pause, too.")]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What the flags above say."""
+
+    progress: Progress
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+    @contextmanager
+    def heard(self) -> Iterator[Events | None]:
+        """The JSON lines, if they are wanted; an error that ends the block is the last of them."""
+        if not self.as_json:
+            yield None
+            return
+        events = Events(sys.stdout)
+        try:
+            with events.warnings():
+                yield events
+        except VigilError as error:
+            events.error(error)
+            raise
+
+    @contextmanager
+    def shown(self, settings: Settings, console: Console, events: Events | None) -> Iterator[Display]:
+        """The display of a run."""
+        seconds = settings.progress_seconds
+        with progress_display(console, seconds, self.progress, verbose=self.verbose) as display:
+            if events is not None:
+                display = events.beside(display, seconds)
+            if settings.metrics_port is not None:
+                display = metered(display, settings.metrics_port)
+            yield display

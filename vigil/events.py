@@ -1,0 +1,125 @@
+"""A run as JSON lines on stdout, for scripts: `progress`, `user_done`, `warning`, `summary`, `error`.
+
+Every line is an object with `v` (the version of this schema, docs/json.md), `event` and `at` (UTC,
+ISO 8601, ms). Fields are only ever added within a version. A reader that goes away ends the lines,
+not the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from vigil.errors import VigilError
+from vigil.pipeline import Display, Finished
+from vigil.tally import Tally
+
+VERSION = 1
+
+
+class Events:
+    """Writes the lines to `stream`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._open = True
+
+    def emit(self, event: str, **fields: Any) -> None:
+        if not self._open:
+            return
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        try:
+            self._stream.write(json.dumps({"v": VERSION, "event": event, "at": at, **fields}) + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            self._open = False
+
+    def user_done(self, finished: Finished) -> None:
+        """A user was read, or failed: for `Run(on_user=...)`."""
+        reading = finished.reading
+        self.emit(
+            "user_done",
+            user=finished.user,
+            list=str(finished.stream),
+            pages=reading.pages if reading else 0,
+            rows=reading.rows if reading else 0,
+            weight=reading.weight if reading else 0,
+            error=finished.error,
+        )
+
+    def progress(self, tally: Tally) -> None:
+        self.emit("progress", **_state(tally))
+
+    def summary(self, tally: Tally) -> None:
+        """The last line of a run that ended, however."""
+        self.emit("summary", **_state(tally), exit_code=tally.exit_code)
+
+    def error(self, error: VigilError) -> None:
+        """Instead of a summary: why the command failed."""
+        self.emit("error", message=str(error), hint=error.hint, exit_code=error.exit_code)
+
+    def beside(self, display: Display, seconds: float) -> Display:
+        """The display, and a line of progress every so often."""
+
+        async def show(look: Callable[[], Tally]) -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(display(look))
+                while True:
+                    await asyncio.sleep(seconds)
+                    self.progress(look())
+
+        return show
+
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        """What is logged within the block as a warning is a line, too."""
+        handler = _Warnings(self)
+        logger = logging.getLogger("vigil")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, events: Events) -> None:
+        super().__init__(logging.WARNING)
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._events.emit("warning", message=record.getMessage())
+
+
+def _state(tally: Tally) -> dict[str, Any]:
+    eta, slowest = tally.eta(), tally.slowest()
+    return {
+        "seconds": round(tally.seconds, 3),
+        "users": {
+            "total": tally.users_total,
+            "done": tally.users_done,
+            "failed": tally.users_failed,
+            "reading": len(tally.reading),
+            "left": tally.users_left,
+        },
+        "fills": {
+            name: getattr(tally, name)
+            for name in ("received", "inserted", "updated", "already_there", "refused", "rejected")
+        },
+        "gaps": tally.gaps,
+        "requests": tally.requests,
+        "weight": tally.weight,
+        "pauses": tally.pauses,
+        "faults": {name: count for name, count in tally.faults.items() if count},
+        "queued_pages": tally.queued_pages,
+        "period_seconds": tally.period_seconds,
+        "lanes": [asdict(lane) for lane in tally.lanes],
+        "slowest": slowest and {"user": slowest[0], "pages": slowest[1].pages, "rows": slowest[1].rows},
+        "eta_seconds": eta and {name: round(value) for name, value in asdict(eta).items()},
+    }
