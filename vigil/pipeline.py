@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from vigil.api import FetchPage
 from vigil.blame import SILENT_USERS, Blame
@@ -97,8 +97,16 @@ async def tend(
             return None, stopped[0]
 
 
-async def tend_after(tally: Tally, settings: Settings, dsn: str, tell: Callable[[str], object]) -> None:
-    """The upkeep at the end of a run that wrote something. The run has succeeded, whatever comes of this."""
+class Wrote(Protocol):
+    """What a run, or a load, has written, and the signal that ended it."""
+
+    inserted: int
+    updated: int
+    signal: int | None
+
+
+async def tend_after(tally: Wrote, settings: Settings, dsn: str, tell: Callable[[str], object]) -> None:
+    """The upkeep at the end of what wrote something. That has succeeded, whatever comes of this."""
     if not settings.maintain or tally.signal is not None or not tally.inserted + tally.updated:
         return
     try:

@@ -38,6 +38,7 @@ from vigil.display import REFRESH_SECONDS, log_to
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
 from vigil.load.loading import Load, LoadTally, known_files
 from vigil.load.places import Item, find
+from vigil.pipeline import tend_after
 from vigil.settings import DEFAULT_END, Settings, load_settings, parse_instant
 from vigil.simulator import DEFAULT_NOW_MS, Population
 from vigil.simulator.archives import FORMS, write_archives
@@ -111,6 +112,7 @@ def _load(settings: Settings, dsn: str, console: Console, items: Sequence[Item],
     if len(items) == 1 and isinstance(error := tally.failed.get(items[0].name), NotFills):
         raise NotFills(f"{items[0].name}: {error}", hint=error.hint)
     _summarize(console, tally)
+    run_async(tend_after(tally, settings, dsn, lambda text: console.print(text, highlight=False, soft_wrap=True)))
     return tally.exit_code
 
 
