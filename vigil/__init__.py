@@ -14,25 +14,31 @@ A worker claims one user after the other (`claims`), walks its history forward (
 (`fills`) and queues what is new. One writer (`writer`) commits batches: fills and the users'
 progress in one transaction (`store`). `pipeline` opens all this, stops it in order, sums it up.
 
+Archive files go the same way in from the side: `load` reads them with `archives`, and `store` commits their
+rows as it does those of pages. `export` is the way out.
+
 **The rooms**, top to bottom; imports point down only (checked by import-linter):
 
-    cli/                     commands, exit codes          display   what people see of a run
-    demo                     the whole job on one machine  rehearsal table against truth
-    pipeline                 one run                       audit, repair, story   verify; mend; explain
-    worker                   what a run and an audit share: identity, lease, lane, client
-    pager, writer, report    one user; the one writer; read-only questions
-    blame                    whose fault it is when a user gets no answer (pure)
+    cli/                     commands, exit codes
+    display, events, metrics what people, scripts and Prometheus see of a run
+    demo                     the whole job on one machine  doctor    would a run work here?
+    pipeline                 one run                       rehearsal table against truth
+    audit, repair            verify; mend                  story     explain one user
+    load, export             archive files in; files out   adopt     a foreign `fills` becomes ours
+    worker                   what a run and an audit share: identity, lease, lanes, client
+    pager, writer            one user; the one writer      tally     a run in numbers
+    report                   read-only questions           blame     whose fault no answer is (pure)
     api, store, lanes        the exchange's door; the batch's transaction; shares of an address's budget
-    judge, urgency           verdicts as users finish; whose history is being lost
+    judge, urgency, upkeep   verdicts as users finish; whose history is being lost; chunks and aggregates tended
     claims                   whose user is whose: workers, leases, the fence
+    hypertable               the shape of `fills` on TimescaleDB, and on plain Postgres
     db, migrate, embedded    connections that heal; schema; a Postgres for those without
     simulator                an exchange of one's own (shares nothing with what it judges)
-    limiter                  the weight budget            cursor     how a history is walked (pure)
-    owners                   whose fill is whose (pure)   verdict    what is proven of a history (pure)
-    windows, differences     what verify draws; how two sets of rows differ (pure)
-    sources                  hosts that speak the exchange's protocol
-    egress                   by which address a lane's requests leave
-    fills                    what a fill is (pure)        address, settings, errors
+    limiter                  the weight budget             cursor    how a history is walked (pure)
+    archives                 files to rows (no I/O of their own)     windows   what verify draws (pure)
+    verdict, differences, forecast, owners   what is proven; how two sets of rows differ; how long; whose fill (pure)
+    fills                    what a fill is (pure)         sources, egress   hosts to ask; ways out of this machine
+    address, settings, errors
     sql/                     every statement, one a file   ../migrations/  the schema
 
 **Words.** user: an address. fill: one execution of one user. page: one answer of the exchange.
@@ -40,7 +46,8 @@ cursor: where a walk stands, in ms. progress: the cursor that is committed. clai
 worker's. lease: how long a worker is believed alive unheard. slice: an execution of a TWAP order,
 served in a list of its own. verdict: what is proven of a user's completeness. source: a host to
 ask. worker: one process. weight: the exchange's currency. budget: weight a period. lane: the
-workers behind one address, which share one budget. chunk: what one page leaves to commit. batch:
+workers behind one address, which share one budget. egress: how a lane's requests leave. chunk:
+what one page leaves to commit; in `hypertable` and `upkeep`, TimescaleDB's part of a table. batch:
 chunks committed together. gap: a span in which rows may be missing. run: one `vigil-backfill run`.
 
 **Invariants.** Whoever changes the code keeps these; each has tests of its name.
@@ -64,6 +71,11 @@ chunks committed together. gap: a span in which rows may be missing. run: one `v
 - when a history counts as complete: `verdict.py`, `sql/verdict_evidence.sql`
 - who is read first: `urgency.py`, `sql/pick_urgent.sql`
 - how workers of one address share: `lanes.py`, `migrations/003_many_workers.sql`
+- by which address requests leave: `egress.py`, `limiter.admission`
+- another archive format: `archives/`; where files come from: `load/places.py`
+- what is packed or added up, and when: `hypertable.py`, `upkeep.py`, `migrations/006_hypertable.sql`
+- which foreign tables can be adopted: `adopt/rules.py`, `adopt/plan.py`
+- what a run shows: `tally.py`, then `display.py`, `events.py` (docs/json.md), `metrics.py`
 - a setting: `settings.py` and `.env.example`; a command: `cli/`
 - how the exchange behaves in tests: `simulator/`
 """

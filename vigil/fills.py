@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 NUMERIC = r"[+-]?(?:[0-9]{1,200}(?:\.[0-9]{0,200})?|\.[0-9]{1,200})(?:[eE][+-]?[0-9]{1,3})?"
 BIGINT_MAX = 2**63 - 1
@@ -33,6 +33,8 @@ Amount = str
 """Text of the form `NUMERIC`: checked for many at once (`amounts_are_plain`), which is faster than by field."""
 Identifier = Annotated[int, Meta(ge=0, le=BIGINT_MAX)]
 Milliseconds = Annotated[int, Meta(ge=0, le=LATEST_MS)]
+Beyond = str | int | None | UnsetType
+"""Not a float, which would not be exact: a row that has one there is decoded by itself."""
 
 
 class Stream(StrEnum):
@@ -79,6 +81,11 @@ class Fill(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False,
     cloid: str | None = None
     builder_fee: Amount | None = None
     liquidation: dict[str, str] | None = None
+    # Known to come along now and then, but none of our columns: `settle_extra` moves them to `extra`.
+    builder: Beyond = UNSET
+    deployer_fee: Beyond = UNSET
+    priority_gas: Beyond = UNSET
+    fee_trial_escrow: Beyond = UNSET
     # Ours, not the exchange's: the names can't be met on the wire.
     seq: int = msgspec.field(default=0, name="#seq")
     extra: dict[str, Any] | None = msgspec.field(default=None, name="#extra")
@@ -100,7 +107,13 @@ class Fill(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False,
         return (self.extra or {})[wire_name]
 
 
-_FIELD_OF_WIRE = {f.encode_name: f.name for f in msgspec.structs.fields(Fill) if not f.encode_name.startswith("#")}
+BEYOND = ("builder", "deployerFee", "priorityGas", "feeTrialEscrow")
+"""The exchange's names of those that go to `extra`."""
+_FIELD_OF_WIRE = {
+    f.encode_name: f.name
+    for f in msgspec.structs.fields(Fill)
+    if not f.encode_name.startswith("#") and f.encode_name not in BEYOND
+}
 _AMOUNTS = ("px", "sz", "startPosition", "closedPnl", "fee", "builderFee")
 _WHOLE_NUMBERS = ("time", "oid", "tid", "twapId")
 _CONTENT = ("coin", "side", "px", "sz", "start_position", "dir", "closed_pnl", "hash", "oid", "crossed", "fee")
@@ -182,7 +195,21 @@ def _decode_at_once(body: bytes, stream: Stream) -> list[Fill] | None:
         fills = _decode_fills(body) if stream is Stream.FILLS else [_unwrapped(one) for one in _decode_slices(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return fills if amounts_are_plain(fills) else None
+    if not amounts_are_plain(fills):
+        return None
+    for fill in fills:
+        settle_extra(fill)
+    return fills
+
+
+def settle_extra(fill: Fill) -> None:
+    """What a fill was decoded with beyond our columns goes to its `extra`."""
+    builder, deployer_fee, gas, escrow = fill.builder, fill.deployer_fee, fill.priority_gas, fill.fee_trial_escrow
+    if builder is UNSET and deployer_fee is UNSET and gas is UNSET and escrow is UNSET:
+        return
+    told = zip(BEYOND, (builder, deployer_fee, gas, escrow), strict=True)
+    fill.extra = {name: value for name, value in told if value is not UNSET}
+    fill.builder = fill.deployer_fee = fill.priority_gas = fill.fee_trial_escrow = UNSET
 
 
 def amounts_are_plain(fills: Sequence[Fill]) -> bool:
@@ -267,6 +294,7 @@ def _decode_ordinary(raw: str) -> Fill | None:
         fill = _decode_fill(raw)
     except (msgspec.DecodeError, RecursionError):
         return None
+    settle_extra(fill)
     return fill if amounts_are_plain((fill,)) else None
 
 

@@ -19,6 +19,7 @@ from vigil.archives.batch import Scope
 from vigil.archives.trouble import NotFills
 from vigil.errors import UsageError
 from vigil.fills import (
+    BEYOND,
     Fill,
     Rejected,
     amounts_are_plain,
@@ -28,6 +29,7 @@ from vigil.fills import (
     may_surprise,
     parse_json,
     readable_time,
+    settle_extra,
 )
 
 UNRECOGNISED_LINES = 10
@@ -38,24 +40,15 @@ CACHED_USERS = 100_000
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 
 
-class _Archived(Fill, rename="camel", forbid_unknown_fields=True, gc=False, kw_only=True):
-    """A fill with the keys beyond the exchange's that archives are known to have; they go to `extra`."""
-
-    builder: str | None = None
-    deployer_fee: str | None = None
-    priority_gas: int | str | None = None
-    fee_trial_escrow: str | None = None
-
-
 class _Block(msgspec.Struct, gc=False):
     """A line of `node_fills_by_block`; what else it holds (local_time, block_number) is not kept."""
 
-    events: list[tuple[str, _Archived]]
+    events: list[tuple[str, Fill]]
     block_time: str | None = None
 
 
 _decode_blocks = msgspec.json.Decoder(_Block).decode_lines
-_decode_pairs = msgspec.json.Decoder(tuple[str, _Archived]).decode_lines
+_decode_pairs = msgspec.json.Decoder(tuple[str, Fill]).decode_lines
 
 
 class Rows:
@@ -176,7 +169,7 @@ def not_fills() -> NotFills:
     )
 
 
-Events = list[tuple[str, _Archived]]
+Events = list[tuple[str, Fill]]
 
 
 def _decoded(text: bytes) -> list[tuple[str | None, Events]] | None:
@@ -199,28 +192,19 @@ def _decoded(text: bytes) -> list[tuple[str | None, Events]] | None:
     for fill in fills:
         if fill.tid is None:
             fill.tid = derive_tid(fill)
-        _gather_extra(fill)
+        settle_extra(fill)
+        _drop_nulls(fill)
     return blocks
 
 
 is_address = re.compile(r"0[xX][0-9a-fA-F]{40}").fullmatch
 
 
-def _gather_extra(fill: _Archived) -> None:
-    builder, deployer_fee, gas, escrow = fill.builder, fill.deployer_fee, fill.priority_gas, fill.fee_trial_escrow
-    if builder is None and deployer_fee is None and gas is None and escrow is None:
-        return
-    told = (("builder", builder), ("deployerFee", deployer_fee), ("priorityGas", gas), ("feeTrialEscrow", escrow))
-    fill.extra = {name: value for name, value in told if value is not None}
-
-
-_BEYOND = ("builder", "deployerFee", "priorityGas", "feeTrialEscrow")
-
-
 def _drop_nulls(fill: Fill) -> None:
-    """Of the keys that `_Archived` knows: decoded at once, a null of theirs is not told from none at all."""
-    extra = fill.extra or {}
-    fill.extra = {name: value for name, value in extra.items() if value is not None or name not in _BEYOND} or None
+    """Of the keys that every archived row has, with something in them or not: it would be stored with each."""
+    if fill.extra:
+        told = fill.extra.items()
+        fill.extra = {name: value for name, value in told if value is not None or name not in BEYOND} or None
 
 
 def _is_trade(row: Any) -> bool:
