@@ -238,7 +238,7 @@ def test_rows_without_numbers_are_kept_aside_with_the_reason_and_the_others_are_
             reasons = await ask(migrated_url, "SELECT array_agg(reason) FROM rejected_fills WHERE time_ms IS NOT NULL")
             assert len(reasons) == 8
             for member in ("px", "sz", "fee", "closedPnl"):
-                assert sum(f"`$.{member}`" in reason for reason in reasons) == 2, reasons
+                assert sum(f"`{member}`" in reason for reason in reasons) == 2, reasons
             # Served again, and well: a wider window has every page read anew.
             await backfill(exchange, migrated_url, window=Window(WINDOW.start_ms - 1, WINDOW.end_ms))
             await is_truth(exchange, migrated_url)
