@@ -48,8 +48,8 @@ class Chunk:
     """What one page of one user leaves to commit: queued by a pager, committed by the writer.
 
     `cursor_ms` None leaves the cursor where it is; `error` ends the user's turn as failed, `released`
-    as interrupted: nobody's fault, and no failed try. Its rows are encoded when it is made, which is
-    while the server is busy with the batch before.
+    as interrupted: nobody's fault, and no failed try. `encode` it early, while the server is busy with
+    the batch before.
     """
 
     user: str
@@ -63,11 +63,14 @@ class Chunk:
     released: bool = False
     stream: Stream = Stream.FILLS
     lifetime_volume: Decimal | None = None
-    lines: str = field(init=False, repr=False)
+    _lines: str | None = field(default=None, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        user = self.user
-        self.lines = "".join([copy_line(user, fill) for fill in self.fills])
+    def encode(self) -> str:
+        """The rows as COPY text."""
+        if self._lines is None:
+            user = self.user
+            self._lines = "".join([copy_line(user, fill) for fill in self.fills])
+        return self._lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ class Store:
         if newest is None:
             raise claim_lost()
         received = sum(len(chunk.fills) for chunk in chunks)
-        rows = await store_rows(connection, "".join([chunk.lines for chunk in chunks]).encode(), received)
+        rows = await store_rows(connection, "".join([chunk.encode() for chunk in chunks]).encode(), received)
         rejected = [(chunk.user, row) for chunk in chunks for row in chunk.rejected] + rows.refused
         newly_rejected = await store_rejected(connection, rejected)
         await _store_gaps(connection, chunks)
