@@ -251,19 +251,31 @@ async def _upsert(connection: Connection, lines: bytes, count: int) -> tuple[dic
     await connection.execute("TRUNCATE staged_lines")
     await connection.copy_to_table("staged_lines", source=io.BytesIO(lines), columns=COPY_COLUMNS, format="text")
     staged = await connection.fetch(sql("staged_users"))
-    if len(staged) * FEW_ROWS_A_USER <= count and not await connection.fetchval(sql("any_stored")):
-        with suppress(asyncpg.UniqueViolationError):  # a row twice in the batch, or somebody else's a moment ago
-            async with connection.transaction():
-                await connection.execute(sql("insert_new"))
-            return {row["user_address"]: row["rows"] for row in staged}, 0, 0
-    inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
-    if sum(inserted.values()) == count:
-        return inserted, 0, 0
-    await connection.execute("SET LOCAL enable_nestloop = off")  # a temporary table has no statistics to plan by
+    inserted: dict[str, int] = {}
+    present, changed = 0, 0
+    if len(staged) * FEW_ROWS_A_USER <= count:
+        if not await connection.fetchval(sql("any_stored")):
+            with suppress(asyncpg.UniqueViolationError):  # a row twice in the batch, or somebody else's a moment ago
+                async with connection.transaction():
+                    await connection.execute(sql("insert_new"))
+                return {row["user_address"]: row["rows"] for row in staged}, 0, 0
+        present, changed = await _compare(connection)
+    if present != count:
+        inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
+        if sum(inserted.values()) == count:
+            return inserted, 0, 0
+        present, changed = await _compare(connection)
+    updated = await connection.fetchval(sql("update_fills")) if changed else 0
+    return inserted, updated, present - changed - sum(inserted.values())
+
+
+async def _compare(connection: Connection) -> tuple[int, int]:
+    """How many staged rows the table holds, and how many of its fills they tell something new of."""
+    # A temporary table has no statistics to plan by: of the joins, the hash is right for any number of rows.
+    await connection.execute("SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off")
     compared = await connection.fetchrow(sql("compare_staged"))
     assert compared is not None  # noqa: S101  an aggregate always has a row
-    updated = await connection.fetchval(sql("update_fills")) if compared["changed"] else 0
-    return inserted, updated, compared["present"] - compared["changed"] - sum(inserted.values())
+    return compared["present"], compared["changed"]
 
 
 async def store_rejected(connection: Connection, rejected: Sequence[tuple[str, Rejected]]) -> int:
