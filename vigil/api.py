@@ -8,7 +8,8 @@ Who retries what: an answer that is an error page, cut, late, too large or not a
 for again here (`request_tries`, exponential with jitter, every try paying its weight). A 429
 and an unreachable exchange say nothing about the request: they close the gate of the address it
 went by, and the request waits its turn again, until the patience of the settings is over with every
-address. What the exchange refuses for good (422) is raised at once. See `docs/errors.md`.
+address. Where one address of several fails in whatever way while another is answered, its gate is
+closed, too. What the exchange refuses for good (422) is raised at once. See `docs/errors.md`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ PERMANENT = frozenset({400, 401, 404, 405, 406, 410, 413, 414, 415, 422})
 
 PAGE_TRIES = 3
 """How often a page is asked for that the walk refuses: out of order, or not going on from what is held."""
+
+LANE_FAILURES = 5
+"""Tries in a row without a usable answer after which a lane is left out, while another lane is answered."""
 
 _NO_CONNECTION = (
     aiohttp.ClientConnectorError,
@@ -116,6 +120,7 @@ class HyperliquidAPI:
         self._sessions: dict[WeightLimiter, aiohttp.ClientSession] = {}
         self._open = AsyncExitStack()
         self._parked: set[str] = set()  # lanes that were said to fail
+        self._failures: Counter[WeightLimiter] = Counter()  # of each lane, in a row
         self._date: str | None = None  # as the last answer told it
         self._answered_once = False
         self._silent_since: float | None = None
@@ -215,6 +220,7 @@ class HyperliquidAPI:
         timeout = aiohttp.ClientTimeout(
             total=self.settings.request_timeout_seconds, connect=self.settings.connect_timeout_seconds
         )
+        proxy, password = lane.proxy_and_password
         return aiohttp.ClientSession(
             timeout=timeout,
             connector=aiohttp.TCPConnector(
@@ -224,7 +230,8 @@ class HyperliquidAPI:
             ),
             headers=self._headers(),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=lane.proxy,
+            proxy=proxy,
+            proxy_auth=password and aiohttp.BasicAuth(*password),  # apart, or aiohttp's errors would show it
         )
 
     def _headers(self) -> dict[str, str]:
@@ -277,8 +284,10 @@ class HyperliquidAPI:
                 try:
                     answer = read(await self._ask_once(request, limiter, ticket))
                     ticket.weight = weigh(answer)
-                except MalformedReply as error:
-                    self.faults[error.fault] += 1
+                except (MalformedReply, ExchangeUnavailable) as error:
+                    if isinstance(error, MalformedReply):
+                        self.faults[error.fault] += 1
+                    self._blame_lane(limiter, ticket, error)
                     raise
                 except (ExchangeThrottled, ExchangeUnreachable) as error:
                     pause = limiter.pause(ticket, getattr(error, "retry_after", None))
@@ -287,6 +296,7 @@ class HyperliquidAPI:
                 else:
                     ticket.answered = True
                     self._answered_once, self._silent_since = True, None
+                    self._failures[limiter] = 0
                     if self._parked:
                         self._parked.discard(self.lanes[self.limiters.index(limiter)].name)
                     return answer
@@ -348,12 +358,19 @@ class HyperliquidAPI:
                 f"The exchange's answer broke off: {_reason(error)}.", fault=Fault.BROKEN_OFF
             ) from error
 
-    def _tell_parked(
-        self, limiter: WeightLimiter, error: ExchangeThrottled | ExchangeUnreachable, pause: float
-    ) -> None:
+    def _blame_lane(self, limiter: WeightLimiter, ticket: Ticket, error: ExchangeError) -> None:
+        """Close the gate of a lane that fails again and again while another is answered: no user is to blame for it."""
+        self._failures[limiter] += 1
+        others = (one for one in self.limiters if one is not limiter)
+        if self._failures[limiter] >= LANE_FAILURES and any(
+            one.gate.is_open and one.admitted and not self._failures[one] for one in others
+        ):
+            self._tell_parked(limiter, error, limiter.pause(ticket))
+
+    def _tell_parked(self, limiter: WeightLimiter, error: ExchangeError, pause: float) -> None:
         """Say once that an address fails while others go on; it is tried again by one request after each pause."""
         name = self.lanes[self.limiters.index(limiter)].name
-        if isinstance(error, ExchangeUnreachable) and len(self.lanes) > 1 and name not in self._parked:
+        if not isinstance(error, ExchangeThrottled) and len(self.lanes) > 1 and name not in self._parked:
             self._parked.add(name)
             log.warning("lane %s is left out until it works: %s", name, error)
         else:
