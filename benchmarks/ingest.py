@@ -22,6 +22,7 @@ from pathlib import Path
 import lz4.frame
 import msgspec
 
+from vigil.beside import beside
 from vigil.claims import Claims, Window, hold_worker_lock, new_worker_id
 from vigil.db import Link, session
 from vigil.embedded import embedded_postgres
@@ -165,16 +166,23 @@ async def commit_pages(dsn: str, pages: list[Page]) -> None:
     async with session(dsn) as connection:
         await connection.execute("TRUNCATE backfill_progress")
     queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
+    bodies, left = dict(pages), iter(range(len(pages)))
+
+    async def page_users() -> None:
+        while next(left, None) is not None:
+            claim = await claims.next()
+            assert claim is not None
+            chunk = Chunk(claim.user, 2**42, await beside(decode_page, bodies[claim.user]), done=True)
+            await beside(chunk.encode)
+            await queue.put(chunk)
+
     limits = BatchLimits(settings.batch_rows, settings.batch_bytes, settings.batch_seconds)
     try:
         await claims.enroll()
         await claims.register()
-        for _ in users:
-            await claims.next()
         store = Store(writing, worker, lease_seconds=60)
         writer = asyncio.create_task(write_batches(queue, store.commit, limits, lambda *_: None))
-        for user, body in pages:
-            await queue.put(Chunk(user, 2**42, decode_page(body), done=True))
+        await asyncio.gather(*[page_users() for _ in range(settings.concurrency)])
         await asyncio.wait({writer, asyncio.ensure_future(queue.join())}, return_when=asyncio.FIRST_COMPLETED)
         writer.cancel()
         await asyncio.wait({writer})

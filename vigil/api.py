@@ -19,7 +19,7 @@ import logging
 import math
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,7 @@ import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from vigil.address import normalize_address
+from vigil.beside import LARGE_BYTES, beside
 from vigil.cursor import PageRefused, Step, Walk
 from vigil.egress import Egress, read_lanes
 from vigil.errors import (
@@ -72,6 +73,9 @@ _NO_CONNECTION = (
 )
 
 _REQUEST_TYPE = {Stream.FILLS: "userFillsByTime", Stream.SLICES: "userTwapSliceFillsByTime"}
+
+Read = Callable[[bytes], Coroutine[Any, Any, T]]
+"""What makes an answer of a body. Raises: MalformedReply when it is none."""
 
 FetchPage = Callable[[str, int, int], Awaitable[Page]]
 """(user, start_ms, end_ms), both inclusive, to the earliest rows in there."""
@@ -252,8 +256,8 @@ class HyperliquidAPI:
         if end_time is not None:
             request["endTime"] = end_time
 
-        def read(body: bytes) -> Page:
-            page = _read_page(body, stream)
+        async def read(body: bytes) -> Page:
+            page = await beside(_read_page, body, stream) if len(body) > LARGE_BYTES else _read_page(body, stream)
             self._check_owner(request["user"], page)
             return page
 
@@ -263,7 +267,7 @@ class HyperliquidAPI:
         self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
         return page
 
-    async def _ask(self, request: dict[str, Any], read: Callable[[bytes], T], weigh: Callable[[T], int]) -> T:
+    async def _ask(self, request: dict[str, Any], read: Read[T], weigh: Callable[[T], int]) -> T:
         """The answer that `read` makes of the body; `weigh` tells what it cost.
 
         `read` raises MalformedReply for what is no answer: it is then asked for again.
@@ -276,13 +280,11 @@ class HyperliquidAPI:
         )
         return await retrying(self._ask_through_gate, request, read, weigh)
 
-    async def _ask_through_gate(
-        self, request: dict[str, Any], read: Callable[[bytes], T], weigh: Callable[[T], int]
-    ) -> T:
+    async def _ask_through_gate(self, request: dict[str, Any], read: Read[T], weigh: Callable[[T], int]) -> T:
         while True:
             async with admission(self.limiters) as (limiter, ticket):
                 try:
-                    answer = read(await self._ask_once(request, limiter, ticket))
+                    answer = await read(await self._ask_once(request, limiter, ticket))
                     ticket.weight = weigh(answer)
                 except (MalformedReply, ExchangeUnavailable) as error:
                     if isinstance(error, MalformedReply):
@@ -399,7 +401,7 @@ def _checked(user: str, start_time: int, end_time: int | None) -> str:
     return normalize_address(user)
 
 
-def _read_volume(body: bytes) -> Decimal | None:
+async def _read_volume(body: bytes) -> Decimal | None:
     try:
         told = msgspec.json.decode(body, type=dict[str, Any]).get("cumVlm")
         return None if told is None else Decimal(str(told))

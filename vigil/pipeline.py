@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from vigil.api import FetchPage
+from vigil.beside import LARGE_BYTES, beside
 from vigil.blame import SILENT_USERS, Blame
 from vigil.claims import EVERYBODY, Shard, Window
 from vigil.db import Link, session
@@ -307,6 +308,8 @@ class Run:
             await self._put(chunk)
 
     async def _put(self, chunk: Chunk) -> None:
+        if chunk.body_bytes > LARGE_BYTES:
+            await beside(chunk.encode)
         await self._queue.put(chunk)
         self.tally.fetched += len(chunk.fills)
 

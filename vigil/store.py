@@ -17,6 +17,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -35,6 +36,9 @@ _ROW_REFUSED = (
 )
 
 
+FEW_ROWS_A_USER = 20
+"""Below so many, looking for each user's rows first costs more than a look at each row."""
+
 REFUSED_ROWS = 500
 """So many rows of one batch refused by the database: it is the table, not they, and each costs some 20 ms."""
 
@@ -44,8 +48,8 @@ class Chunk:
     """What one page of one user leaves to commit: queued by a pager, committed by the writer.
 
     `cursor_ms` None leaves the cursor where it is; `error` ends the user's turn as failed, `released`
-    as interrupted: nobody's fault, and no failed try. Its rows are encoded when it is made, which is
-    while the server is busy with the batch before.
+    as interrupted: nobody's fault, and no failed try. `encode` it early, while the server is busy with
+    the batch before.
     """
 
     user: str
@@ -59,11 +63,14 @@ class Chunk:
     released: bool = False
     stream: Stream = Stream.FILLS
     lifetime_volume: Decimal | None = None
-    lines: str = field(init=False, repr=False)
+    _lines: str | None = field(default=None, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        user = self.user
-        self.lines = "".join([copy_line(user, fill) for fill in self.fills])
+    def encode(self) -> str:
+        """The rows as COPY text."""
+        if self._lines is None:
+            user = self.user
+            self._lines = "".join([copy_line(user, fill) for fill in self.fills])
+        return self._lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +157,7 @@ class Store:
         if newest is None:
             raise claim_lost()
         received = sum(len(chunk.fills) for chunk in chunks)
-        rows = await store_rows(connection, "".join([chunk.lines for chunk in chunks]).encode(), received)
+        rows = await store_rows(connection, "".join([chunk.encode() for chunk in chunks]).encode(), received)
         rejected = [(chunk.user, row) for chunk in chunks for row in chunk.rejected] + rows.refused
         newly_rejected = await store_rejected(connection, rejected)
         await _store_gaps(connection, chunks)
@@ -243,14 +250,32 @@ async def _upsert(connection: Connection, lines: bytes, count: int) -> tuple[dic
     """
     await connection.execute("TRUNCATE staged_lines")
     await connection.copy_to_table("staged_lines", source=io.BytesIO(lines), columns=COPY_COLUMNS, format="text")
-    inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
-    if sum(inserted.values()) == count:
-        return inserted, 0, 0
-    await connection.execute("SET LOCAL enable_nestloop = off")  # a temporary table has no statistics to plan by
+    staged = await connection.fetch(sql("staged_users"))
+    inserted: dict[str, int] = {}
+    present, changed = 0, 0
+    if len(staged) * FEW_ROWS_A_USER <= count:
+        if not await connection.fetchval(sql("any_stored")):
+            with suppress(asyncpg.UniqueViolationError):  # a row twice in the batch, or somebody else's a moment ago
+                async with connection.transaction():
+                    await connection.execute(sql("insert_new"))
+                return {row["user_address"]: row["rows"] for row in staged}, 0, 0
+        present, changed = await _compare(connection)
+    if present != count:
+        inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
+        if sum(inserted.values()) == count:
+            return inserted, 0, 0
+        present, changed = await _compare(connection)
+    updated = await connection.fetchval(sql("update_fills")) if changed else 0
+    return inserted, updated, present - changed - sum(inserted.values())
+
+
+async def _compare(connection: Connection) -> tuple[int, int]:
+    """How many staged rows the table holds, and how many of its fills they tell something new of."""
+    # A temporary table has no statistics to plan by: of the joins, the hash is right for any number of rows.
+    await connection.execute("SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off")
     compared = await connection.fetchrow(sql("compare_staged"))
     assert compared is not None  # noqa: S101  an aggregate always has a row
-    updated = await connection.fetchval(sql("update_fills")) if compared["changed"] else 0
-    return inserted, updated, compared["present"] - compared["changed"] - sum(inserted.values())
+    return compared["present"], compared["changed"]
 
 
 async def store_rejected(connection: Connection, rejected: Sequence[tuple[str, Rejected]]) -> int:

@@ -26,7 +26,7 @@ from vigil.db import Link, connect
 from vigil.errors import ClaimLost, SchemaMismatch, StoreError, StoreUnavailable, UsageError, VigilError
 from vigil.fills import Rejected, decode_page
 from vigil.settings import Settings
-from vigil.store import Chunk, Committed, Store, check_fills_table, prepare_staging
+from vigil.store import FEW_ROWS_A_USER, Chunk, Committed, Store, check_fills_table, prepare_staging
 from vigil.tally import Tally
 
 WORKER = 77
@@ -255,6 +255,52 @@ def test_one_fill_in_two_chunks_of_a_batch_is_one_row(migrated_url: str) -> None
             committed = await writing.commit(chunk_of(rows_of(3)), chunk_of(rows_of(3, closedPnl="1")))
             assert (committed.received, committed.inserted) == (6, 3)
         assert len(await stored(migrated_url)) == 3
+
+    run(scenario())
+
+
+def test_a_page_of_new_rows_with_one_of_them_twice_is_stored_once(migrated_url: str) -> None:
+    """So many that they are taken for new at a look, and inserted without a second one at each."""
+
+    async def scenario() -> None:
+        await a_worker(migrated_url)
+        async with a_store(migrated_url) as writing:
+            many = rows_of(FEW_ROWS_A_USER)
+            done = await writing.commit(chunk_of(many), chunk_of(many[-1:]))
+            assert (done.received, done.inserted, done.already_there) == (FEW_ROWS_A_USER + 1, FEW_ROWS_A_USER, 1)
+            again = await writing.commit(chunk_of(rows_of(2 * FEW_ROWS_A_USER)))
+            assert (again.inserted, again.already_there) == (FEW_ROWS_A_USER, FEW_ROWS_A_USER)
+        assert await stored(migrated_url) == [(USER, tid) for tid in range(1, 2 * FEW_ROWS_A_USER + 1)]
+
+    run(scenario())
+
+
+def test_rows_that_somebody_else_adds_in_the_same_moment_are_there_already(migrated_url: str) -> None:
+    async def scenario() -> None:
+        await a_worker(migrated_url)
+        other = await asyncpg.connect(migrated_url)
+        try:
+            async with a_store(migrated_url) as writing:
+                theirs = other.transaction()
+                await theirs.start()
+                await other.execute(
+                    "INSERT INTO fills (user_address, time, coin, side, px, sz, oid, tid)"
+                    " SELECT $1, timestamptz 'epoch' + $2::bigint * interval '1 ms', coin, side, px, sz, oid, tid"
+                    " FROM jsonb_to_record($3)"
+                    " AS r (coin text, side text, px numeric, sz numeric, oid bigint, tid bigint)",
+                    USER,
+                    START + 3,
+                    json.dumps(rows_of(1, 3)[0]),
+                )
+                commit = asyncio.create_task(writing.commit(chunk_of(rows_of(FEW_ROWS_A_USER))))
+                await until(
+                    migrated_url, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+                )
+                await theirs.commit()
+                done = await commit
+                assert (done.inserted, done.updated + done.already_there) == (FEW_ROWS_A_USER - 1, 1)
+        finally:
+            await other.close()
 
     run(scenario())
 

@@ -36,14 +36,17 @@ SELECT
         coalesce(s.fee, f.fee), coalesce(s.dir, f.dir), coalesce(s.hash, f.hash), coalesce(s.crossed, f.crossed),
         coalesce(s.fee_token, f.fee_token), coalesce(s.twap_id, f.twap_id), coalesce(s.cloid, f.cloid),
         coalesce(s.builder_fee, f.builder_fee), coalesce(s.liquidation, f.liquidation), coalesce(f.seq, s.seq),
-        coalesce(
-            f.extra || (
-                SELECT jsonb_object_agg(key, value) FROM jsonb_each(s.extra)
-                WHERE value <> 'null' OR NOT f.extra ? key
-            ),
-            f.extra,
-            s.extra
-        ),
+        CASE
+            WHEN s.extra IS NULL OR s.extra = f.extra THEN f.extra
+            ELSE coalesce(
+                f.extra || (
+                    SELECT jsonb_object_agg(key, value) FROM jsonb_each(s.extra)
+                    WHERE value <> 'null' OR NOT f.extra ? key
+                ),
+                f.extra,
+                s.extra
+            )
+        END,
         coalesce(s.block_time, f.block_time)
     ) AS tells_more
 FROM staged_fills AS s
