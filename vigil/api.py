@@ -224,7 +224,6 @@ class HyperliquidAPI:
         timeout = aiohttp.ClientTimeout(
             total=self.settings.request_timeout_seconds, connect=self.settings.connect_timeout_seconds
         )
-        proxy, password = lane.proxy_and_password
         return aiohttp.ClientSession(
             timeout=timeout,
             connector=aiohttp.TCPConnector(
@@ -232,10 +231,9 @@ class HyperliquidAPI:
                 local_addr=(lane.ip, 0) if lane.ip else None,
                 family=lane.family,
             ),
-            headers=self._headers(),
+            headers=self._headers() | ({} if self.source.api_url.startswith("https:") else lane.proxy_headers),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy,
-            proxy_auth=password and aiohttp.BasicAuth(*password),  # apart, or aiohttp's errors would show it
+            proxy=lane.proxy_url,
         )
 
     def _headers(self) -> dict[str, str]:
@@ -332,8 +330,11 @@ class HyperliquidAPI:
         """The body of a 200. Sets the ticket's weight where an error tells what was charged."""
         assert self._sessions, "use HyperliquidAPI as an async context manager"  # noqa: S101
         limit, session = self.settings.max_body_bytes, self._sessions[limiter]
+        to_proxy = self.lanes[self.limiters.index(limiter)].proxy_headers or None  # for the tunnel, if it takes one
         try:
-            async with session.post(self.source.api_url, json=request, allow_redirects=False) as response:
+            async with session.post(
+                self.source.api_url, json=request, allow_redirects=False, proxy_headers=to_proxy
+            ) as response:
                 self._date = response.headers.get("Date")
                 if response.status != 200:
                     ticket.weight = self.prices.base  # no rows were served, so none were charged

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from base64 import b64encode
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -31,13 +32,21 @@ class Egress:
         return socket.AF_INET6 if ":" in self.ip else socket.AF_INET
 
     @property
-    def proxy_and_password(self) -> tuple[str | None, tuple[str, str] | None]:
-        """The proxy's URL without what is secret in it, and apart its user and password."""
+    def proxy_url(self) -> str | None:
+        """The proxy's URL without user and password, which would come to light in errors."""
         if self.proxy is None:
-            return None, None
+            return None
         parts = urlsplit(self.proxy)
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        return bare, None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    @property
+    def proxy_headers(self) -> dict[str, str]:
+        """What lets us in at the proxy."""
+        parts = urlsplit(self.proxy or "")
+        if parts.username is None:
+            return {}
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return {"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"}
 
     def check(self) -> None:
         """Raises: UsageError when `ip` is no address of this machine."""

@@ -7,7 +7,10 @@ import itertools
 import logging
 import math
 import socket
+import traceback
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ from tests.kit.server_model import Latency, ServerModel, every_window
 from tests.kit.virtual_time import run_virtual
 from vigil.api import HyperliquidAPI
 from vigil.egress import Egress, read_lanes
-from vigil.errors import ExchangeUnreachable, UsageError
+from vigil.errors import ExchangeError, ExchangeUnreachable, UsageError
 from vigil.limiter import BASE_WEIGHT, Queue, WeightLimiter, admission
 from vigil.settings import Settings
 from vigil.simulator import Simulator
@@ -83,22 +86,31 @@ def test_a_password_that_is_not_escaped_is_seen_in_no_sentence(sign: str, passwo
 
 def test_a_proxy_that_refuses_us_does_not_make_our_password_known() -> None:
     async def scenario() -> None:
-        proxy = await asyncio.start_server(refuse("407 Proxy Authentication Required"), "127.0.0.1", 0)
+        heard: list[bytes] = []
+        proxy = await asyncio.start_server(refuse("407 Proxy Authentication Required", heard), "127.0.0.1", 0)
         lane = f"http://me:geheim%2C4713@127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
-        settings = Settings(_env_file=None, api_url="https://127.0.0.1:9/info", lane=lane)  # type: ignore[call-arg]
-        async with proxy, HyperliquidAPI(settings) as api:
-            with pytest.raises(ExchangeUnreachable, match="407") as refusal:
-                await api.probe()
-        assert "geheim" not in str(refusal.value)
+        async with proxy:
+            for scheme in ("http", "https"):
+                given: dict[str, Any] = {"api_url": f"{scheme}://127.0.0.1:9/info", "lane": lane, "_env_file": None}
+                async with HyperliquidAPI(Settings(**given)) as api:
+                    with pytest.raises(ExchangeError, match="407") as refusal:
+                        await api.probe()
+                assert "geheim" not in "".join(traceback.format_exception(refusal.value))
+        login = b64encode(b"me:geheim,4713")
+        assert [head.lower().count(b"proxy-authorization: basic " + login.lower()) for head in heard] == [1, 1]
 
     run(scenario())
 
 
-def refuse(status: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+def refuse(
+    status: str, heard: list[bytes] | None = None
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     """A proxy, or an exchange, that answers this and nothing else."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        if heard is not None:
+            heard.append(head)
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         writer.close()
@@ -260,7 +272,7 @@ def test_a_run_by_two_addresses_uses_both_budgets_and_stores_the_truth(migrated_
 
 def test_a_worker_of_two_lanes_is_one_worker_and_has_a_share_of_each(migrated_url: str) -> None:
     async def scenario() -> None:
-        async with Simulator(small(40, 5, latency_seconds=(0.3, 0.3))) as exchange:
+        async with Simulator(small(40, 5, latency_seconds=(2.0, 2.0))) as exchange:
             env = environment(migrated_url, exchange)
             known = "\n".join(exchange.population.addresses(0, 40)).encode()
             assert (await vigil("users", "add", "--users-file", "-", env=env, stdin=known)).code == 0
