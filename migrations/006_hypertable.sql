@@ -68,17 +68,19 @@ LANGUAGE plpgsql STABLE AS $$
 DECLARE
     aggregate record;
     today timestamptz := date_trunc('day', now(), 'UTC');
-    seen tstzrange;  -- where there can be rows: from the first chunk on, and no day that is not over yet
+    seen tstzmultirange;  -- where there can be rows: in the chunks, and no day that is not over yet; nothing else is refreshed
     told timestamptz;
 BEGIN
     IF (SELECT daily <> 'ours' OR NOT daily_aggregate FROM backfill_shape()) THEN
         RETURN;
     END IF;
     SELECT
-        tstzrange(
-            date_trunc('day', min(c.range_start), 'UTC'),
-            least(date_trunc('day', max(c.range_end) - interval '1 microsecond', 'UTC') + interval '1 day', today)
-        )
+        range_agg(
+            tstzrange(
+                date_trunc('day', c.range_start, 'UTC'),
+                date_trunc('day', c.range_end - interval '1 microsecond', 'UTC') + interval '1 day'
+            )
+        ) * tstzmultirange(tstzrange('-infinity', today))
     INTO seen
     FROM timescaledb_information.chunks AS c
     WHERE format('%I.%I', c.hypertable_schema, c.hypertable_name)::regclass = to_regclass('fills')
@@ -101,7 +103,7 @@ BEGIN
                 _timescaledb_functions.to_timestamp(lowest),
                 _timescaledb_functions.to_timestamp(greatest) + interval '1 microsecond'  -- it is one of them
             )
-        ) * tstzmultirange(seen) AS spans
+        ) * seen AS spans
         FROM (
             SELECT lowest_modified_value, greatest_modified_value
             FROM _timescaledb_catalog.continuous_aggs_hypertable_invalidation_log
@@ -132,7 +134,7 @@ BEGIN
     ORDER BY 1;
 EXCEPTION WHEN undefined_table OR undefined_column OR undefined_function THEN
     -- A version of TimescaleDB that keeps its books elsewhere: all may be behind, and what is not costs little.
-    RETURN QUERY SELECT lower(seen), upper(seen), NULL::boolean;
+    RETURN QUERY SELECT lower(span), upper(span), NULL::boolean FROM unnest(seen) AS span;
 END
 $$;
 

@@ -8,7 +8,8 @@ Who retries what: an answer that is an error page, cut, late, too large or not a
 for again here (`request_tries`, exponential with jitter, every try paying its weight). A 429
 and an unreachable exchange say nothing about the request: they close the gate of the address it
 went by, and the request waits its turn again, until the patience of the settings is over with every
-address. What the exchange refuses for good (422) is raised at once. See `docs/errors.md`.
+address. Where one address of several fails in whatever way while another is answered, its gate is
+closed, too. What the exchange refuses for good (422) is raised at once. See `docs/errors.md`.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ PERMANENT = frozenset({400, 401, 404, 405, 406, 410, 413, 414, 415, 422})
 
 PAGE_TRIES = 3
 """How often a page is asked for that the walk refuses: out of order, or not going on from what is held."""
+
+LANE_FAILURES = 5
+"""Tries in a row without a usable answer after which a lane is left out, while another lane is answered."""
 
 _NO_CONNECTION = (
     aiohttp.ClientConnectorError,
@@ -120,6 +124,7 @@ class HyperliquidAPI:
         self._sessions: dict[WeightLimiter, aiohttp.ClientSession] = {}
         self._open = AsyncExitStack()
         self._parked: set[str] = set()  # lanes that were said to fail
+        self._failures: Counter[WeightLimiter] = Counter()  # of each lane, in a row
         self._date: str | None = None  # as the last answer told it
         self._answered_once = False
         self._silent_since: float | None = None
@@ -226,9 +231,9 @@ class HyperliquidAPI:
                 local_addr=(lane.ip, 0) if lane.ip else None,
                 family=lane.family,
             ),
-            headers=self._headers(),
+            headers=self._headers() | ({} if self.source.api_url.startswith("https:") else lane.proxy_headers),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=lane.proxy,
+            proxy=lane.proxy_url,
         )
 
     def _headers(self) -> dict[str, str]:
@@ -279,8 +284,10 @@ class HyperliquidAPI:
                 try:
                     answer = await read(await self._ask_once(request, limiter, ticket))
                     ticket.weight = weigh(answer)
-                except MalformedReply as error:
-                    self.faults[error.fault] += 1
+                except (MalformedReply, ExchangeUnavailable) as error:
+                    if isinstance(error, MalformedReply):
+                        self.faults[error.fault] += 1
+                    self._blame_lane(limiter, ticket, error)
                     raise
                 except (ExchangeThrottled, ExchangeUnreachable) as error:
                     pause = limiter.pause(ticket, getattr(error, "retry_after", None))
@@ -289,6 +296,7 @@ class HyperliquidAPI:
                 else:
                     ticket.answered = True
                     self._answered_once, self._silent_since = True, None
+                    self._failures[limiter] = 0
                     if self._parked:
                         self._parked.discard(self.lanes[self.limiters.index(limiter)].name)
                     return answer
@@ -322,8 +330,11 @@ class HyperliquidAPI:
         """The body of a 200. Sets the ticket's weight where an error tells what was charged."""
         assert self._sessions, "use HyperliquidAPI as an async context manager"  # noqa: S101
         limit, session = self.settings.max_body_bytes, self._sessions[limiter]
+        to_proxy = self.lanes[self.limiters.index(limiter)].proxy_headers or None  # for the tunnel, if it takes one
         try:
-            async with session.post(self.source.api_url, json=request, allow_redirects=False) as response:
+            async with session.post(
+                self.source.api_url, json=request, allow_redirects=False, proxy_headers=to_proxy
+            ) as response:
                 self._date = response.headers.get("Date")
                 if response.status != 200:
                     ticket.weight = self.prices.base  # no rows were served, so none were charged
@@ -350,12 +361,19 @@ class HyperliquidAPI:
                 f"The exchange's answer broke off: {_reason(error)}.", fault=Fault.BROKEN_OFF
             ) from error
 
-    def _tell_parked(
-        self, limiter: WeightLimiter, error: ExchangeThrottled | ExchangeUnreachable, pause: float
-    ) -> None:
+    def _blame_lane(self, limiter: WeightLimiter, ticket: Ticket, error: ExchangeError) -> None:
+        """Close the gate of a lane that fails again and again while another is answered: no user is to blame for it."""
+        self._failures[limiter] += 1
+        others = (one for one in self.limiters if one is not limiter)
+        if self._failures[limiter] >= LANE_FAILURES and any(
+            one.gate.is_open and one.admitted and not self._failures[one] for one in others
+        ):
+            self._tell_parked(limiter, error, limiter.pause(ticket))
+
+    def _tell_parked(self, limiter: WeightLimiter, error: ExchangeError, pause: float) -> None:
         """Say once that an address fails while others go on; it is tried again by one request after each pause."""
         name = self.lanes[self.limiters.index(limiter)].name
-        if isinstance(error, ExchangeUnreachable) and len(self.lanes) > 1 and name not in self._parked:
+        if not isinstance(error, ExchangeThrottled) and len(self.lanes) > 1 and name not in self._parked:
             self._parked.add(name)
             log.warning("lane %s is left out until it works: %s", name, error)
         else:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -23,11 +25,12 @@ from rich.text import Text
 from vigil.forecast import Forecast, duration
 from vigil.pipeline import Display
 from vigil.tally import LaneState, Tally
+from vigil.worker import give_up, handling
 
 REFRESH_SECONDS = 0.25
 
 PACE_SECONDS = 30.0
-"""Fills a second are those of so long."""
+"""Fills a second are those of so long, or since the last line."""
 
 LANES_SHOWN = 6
 """A line has no room for more; `status` lists them all."""
@@ -40,6 +43,38 @@ class Progress(StrEnum):
     RICH = "rich"
     PLAIN = "plain"
     NONE = "none"
+
+
+class _Forgiving:
+    """A stream that talk goes to: when it can't be written to any more, the talk is over, not the run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._forgiven():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._forgiven():
+            self._stream.flush()
+
+    @contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            give_up(self._stream)
+
+
+def talk_to_people(*, quiet: bool = False) -> Console:
+    """The console that all talk of a long command goes to: stderr."""
+    stream = None if sys.stderr is None else cast("TextIO", _Forgiving(sys.stderr))
+    return Console(file=stream, stderr=True, quiet=quiet, markup=False, highlight=False)
 
 
 def describe(tally: Tally) -> str:
@@ -66,8 +101,8 @@ class Pace:
 
     def __call__(self, tally: Tally) -> float:
         self._seen.append((tally.seconds, tally.received))
-        while self._seen[-1][0] - self._seen[0][0] > PACE_SECONDS:
-            self._seen.popleft()
+        while len(self._seen) > 2 and self._seen[-1][0] - self._seen[1][0] >= PACE_SECONDS:
+            self._seen.popleft()  # the first that stays is at least so old: two lines may be farther apart
         seconds = self._seen[-1][0] - self._seen[0][0]
         return (self._seen[-1][1] - self._seen[0][1]) / seconds if seconds else 0.0
 
@@ -145,7 +180,7 @@ def progress_display(
     if progress is Progress.AUTO:
         progress = Progress.RICH if console.is_terminal else Progress.PLAIN
     if console.quiet:
-        progress, console = Progress.NONE, Console(stderr=True)
+        progress, console = Progress.NONE, talk_to_people()
 
     async def show(look: Callable[[], Tally]) -> None:
         pace = Pace()
@@ -153,12 +188,8 @@ def progress_display(
         def on_request() -> None:
             console.print(state(look(), pace(look())), highlight=False, markup=False, soft_wrap=True)
 
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGUSR1, on_request)
-        try:
+        with handling({signal.SIGUSR1: on_request}):
             await _MODES[progress](console, look, pace, plain_seconds)
-        finally:
-            loop.remove_signal_handler(signal.SIGUSR1)
 
     with log_to(console, logging.DEBUG if verbose else logging.WARNING):
         yield show
@@ -192,7 +223,9 @@ async def _plain(console: Console, look: Callable[[], Tally], pace: Pace, second
 
 
 async def _nothing(console: Console, look: Callable[[], Tally], pace: Pace, seconds: float) -> None:
-    await asyncio.Event().wait()
+    while True:
+        pace(look())  # for who asks by a signal
+        await asyncio.sleep(PACE_SECONDS / 6)
 
 
 _MODES = {Progress.RICH: _block, Progress.PLAIN: _plain, Progress.NONE: _nothing}

@@ -18,7 +18,7 @@ from typing import Any
 from vigil.api import HyperliquidAPI
 from vigil.db import Connection, session, sql
 from vigil.egress import read_lanes
-from vigil.errors import VigilError
+from vigil.errors import ExchangeThrottled, VigilError
 from vigil.migrate import has_timescaledb, pending
 from vigil.settings import Settings
 from vigil.store import check_fills_table
@@ -30,6 +30,8 @@ OLDEST_POSTGRES = 140_000
 """Range aggregates, which the upkeep needs, came with it."""
 
 FREE_BYTES = 5 * 2**30
+
+BUSY_LANE = "Something else asks from there: if that is a run, all is well; else lower VIGIL_WEIGHT_PER_MINUTE."
 
 FILES_BESIDE = 64
 """Database sessions, logs, the terminal."""
@@ -183,7 +185,9 @@ async def _exchange(settings: Settings) -> AsyncIterator[Finding]:
         async with api:
             probes = [api.probe(number) for number in range(len(api.lanes))]
             for lane, told in zip(api.lanes, await asyncio.gather(*probes, return_exceptions=True), strict=True):
-                if isinstance(told, VigilError):
+                if isinstance(told, ExchangeThrottled):
+                    yield Finding(f"lane {lane.name}", Level.WARNING, str(told), BUSY_LANE)
+                elif isinstance(told, VigilError):
                     remedy = told.hint or "Check VIGIL_API_URL and the way there."
                     yield Finding(f"lane {lane.name}", Level.PROBLEM, str(told), remedy)
                 elif isinstance(told, BaseException):

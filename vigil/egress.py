@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from base64 import b64encode
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vigil.errors import UsageError
 
@@ -29,6 +30,23 @@ class Egress:
         if self.ip is None:
             return socket.AF_UNSPEC
         return socket.AF_INET6 if ":" in self.ip else socket.AF_INET
+
+    @property
+    def proxy_url(self) -> str | None:
+        """The proxy's URL without user and password, which would come to light in errors."""
+        if self.proxy is None:
+            return None
+        parts = urlsplit(self.proxy)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    @property
+    def proxy_headers(self) -> dict[str, str]:
+        """What lets us in at the proxy."""
+        parts = urlsplit(self.proxy or "")
+        if parts.username is None:
+            return {}
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return {"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"}
 
     def check(self) -> None:
         """Raises: UsageError when `ip` is no address of this machine."""
@@ -51,6 +69,8 @@ def read_lanes(text: str) -> tuple[Egress, ...]:
     """
     lanes = tuple(_read_lane(word.strip()) for word in text.split(","))
     names = [lane.name for lane in lanes]
+    if any("@" in name for name in names):  # a piece of a URL with a password: not shown
+        raise _unescaped()
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"The lane {twice[0]} is given twice.")
     nameless = [lane.name for lane in lanes if lane.ip is None and lane.proxy is None]
@@ -70,17 +90,24 @@ def _read_lane(word: str) -> Egress:
     if "://" in word:
         return _read_proxy(word)
     try:
-        ip = str(ipaddress.ip_address(word.strip("[]")))
+        ip = ipaddress.ip_address(word.strip("[]"))
     except ValueError:
         return Egress(word)
-    return Egress(ip, ip=ip)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.is_unspecified or ip.is_multicast:
+        raise UsageError(f"--lane {ip} is no address that requests could leave by.", hint="`ip address` lists them.")
+    return Egress(str(ip), ip=str(ip))
 
 
 def _read_proxy(url: str) -> Egress:
     parts = urlsplit(url)
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise _unescaped()
     try:
         port = parts.port
     except ValueError:
+        if parts.hostname and "@" not in parts.netloc:  # perhaps a user and the first half of a password
+            raise _unescaped() from None
         port = 0
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -89,3 +116,11 @@ def _read_proxy(url: str) -> Egress:
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return Egress(host if port is None else f"{host}:{port}", proxy=url)
+
+
+def _unescaped() -> UsageError:
+    return UsageError(
+        "A proxy's URL among the lanes can't be read.",
+        hint="It is scheme://user:password@host:port; in a password write %2C for a comma, %2F for /, %40 for @,"
+        " %23 for #, %3F for ?.",
+    )

@@ -19,6 +19,9 @@ from typing import Any, TextIO
 from vigil.errors import VigilError
 from vigil.pipeline import Display, Finished
 from vigil.tally import Tally
+from vigil.worker import give_up
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -26,19 +29,21 @@ VERSION = 1
 class Events:
     """Writes the lines to `stream`."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._open = True
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream  # None: closed before we began
 
     def emit(self, event: str, **fields: Any) -> None:
-        if not self._open:
+        if self._stream is None:
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
             self._stream.write(json.dumps({"v": VERSION, "event": event, "at": at, **fields}) + "\n")
             self._stream.flush()
-        except BrokenPipeError:
-            self._open = False
+        except OSError as error:
+            give_up(self._stream)
+            self._stream = None
+            if not isinstance(error, BrokenPipeError):
+                log.warning("no more JSON lines: standard output can't be written to: %s", error.strerror or error)
 
     def user_done(self, finished: Finished) -> None:
         """A user was read, or failed: for `Run(on_user=...)`."""
@@ -62,7 +67,7 @@ class Events:
 
     def error(self, error: VigilError) -> None:
         """Instead of a summary: why the command failed."""
-        self.emit("error", message=str(error), hint=error.hint, exit_code=error.exit_code)
+        self.emit("error", message=str(error), hint=error.hint or None, exit_code=error.exit_code)
 
     def beside(self, display: Display, seconds: float) -> Display:
         """The display, and a line of progress every so often."""

@@ -22,8 +22,8 @@ than one latency behind it. That latency is all the budget that is given away.
 First come, first served: waiters queue on one lock and only its holder looks at the budget, so
 a request is never overtaken, whatever it will weigh. Cancelling a waiter costs nothing;
 cancelling a request in flight, or giving it up, settles it at the worst case for two periods,
-because the exchange may charge it yet. A 429, or a server that can't be reached, closes the gate of
-that address: see `Gate`. A worker of several addresses has a limiter for each and one queue for all:
+because the exchange may charge it yet. A 429, a server that can't be reached, or one that fails by this
+address alone, closes its gate: see `Gate`. A worker of several addresses has a limiter for each and one queue for all:
 whoever is first in it takes the first address that lets it in.
 """
 

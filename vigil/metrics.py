@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
 from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -31,11 +32,14 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 5.0
 """The loop is never busy for longer than a page takes to decode, some 30 ms."""
 
+_NO_ANSWER = (TimeoutError, concurrent.futures.CancelledError, RuntimeError)
+"""Of a loop that hangs, or is closing."""
+
 Gauge, Counter = GaugeMetricFamily, CounterMetricFamily
 
 
 class Metrics(Collector):
-    """What /metrics tells of the run: `docs/metrics.md`, and `grafana/` uses these names."""
+    """What /metrics tells of the run, by the names in `docs/metrics.md`."""
 
     def __init__(self, look: Callable[[], Tally], loop: asyncio.AbstractEventLoop, labels: dict[str, str]) -> None:
         self._look, self._loop, self._labels = look, loop, labels
@@ -117,7 +121,24 @@ def _one(name: str, text: str, value: float) -> Metric:
     return found
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection: one that stays silent (a browser opens such) holds up nobody."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer's asks the DNS for our name, and the run would wait for that
+        self.server_name, self.server_port = socket.gethostname(), self.server_address[1]
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a scraper went away", exc_info=True)
+
+
 class _Quiet(WSGIRequestHandler):
+    timeout = 10  # seconds that a connection may say nothing
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  its name in the base class
         """A scrape every few seconds is no news."""
 
@@ -136,14 +157,17 @@ def serving_metrics(port: int, look: Callable[[], Tally], labels: dict[str, str]
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "/")
         if path in ("/metrics", "/"):
-            return exposition(environ, start)  # type: ignore[no-any-return]
+            try:
+                return exposition(environ, start)  # type: ignore[no-any-return]
+            except _NO_ANSWER:
+                path = "/healthz"  # which tells that
         status, text = _PROBES.get(path, _absent)(metrics)
         body = f"{text}\n".encode()
         start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
         return [body]
 
     try:
-        server: WSGIServer = make_server("", port, app, handler_class=_Quiet)
+        server: WSGIServer = make_server("", port, app, server_class=_Server, handler_class=_Quiet)
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"--metrics-port {port} can't be listened on: {error}.", hint="Choose another port."
@@ -174,7 +198,7 @@ def _healthy(metrics: Metrics) -> tuple[str, str]:
     """The process lives and does not hang."""
     try:
         metrics.tally()
-    except (concurrent.futures.TimeoutError, TimeoutError, RuntimeError):
+    except _NO_ANSWER:
         return "503 Service Unavailable", f"the event loop did not answer within {PATIENCE_SECONDS:g} s"
     return "200 OK", "ok"
 

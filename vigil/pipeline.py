@@ -227,6 +227,8 @@ class Run:
                     await self._flow()
                 except BaseExceptionGroup as group:
                     raise first_cause(group) from group
+                finally:
+                    self.look()
             if self.tally.signal is None:
                 self.tally.users_left_failed = await self._claims.count_failed()
                 self.tally.users_elsewhere = await self._claims.count_elsewhere()

@@ -183,7 +183,7 @@ def load_settings(**overrides: Any) -> Settings:
         field = str(first["loc"][0]) if first["loc"] else "settings"
         name = _NAMES.get(field, f"VIGIL_{field.upper()}")
         reason = first["msg"].removeprefix("Value error, ")
-        shown = "" if field == "database_url" else f" (it is {first['input']!r})"
+        shown = "" if field in ("database_url", "api_url", "lane") else f" (it is {first['input']!r})"
         raise UsageError(f"{name}: {reason}{shown}.", hint="See .env.example for every setting.") from None
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from vigil.api import FetchPage, HyperliquidAPI
 from vigil.claims import Claims, Window, hold_worker_lock, new_worker_id, session_name
@@ -122,15 +124,34 @@ class Worker:
 @contextmanager
 def signals(handler: Callable[[int, asyncio.Task[Any]], None]) -> Iterator[None]:
     """SIGINT and SIGTERM call `handler(signum, current task)` while the block runs."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
     assert task is not None  # noqa: S101
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, handler, signum, task)
+    with handling({signum: partial(handler, signum, task) for signum in (signal.SIGINT, signal.SIGTERM)}):
+        yield
+
+
+@contextmanager
+def handling(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """The loop calls these at signals while the block runs; then whoever did before it does again.
+
+    The loop by itself would leave the default behind, which ends a process on the spot.
+    """
+    loop = asyncio.get_running_loop()
+    before = {signum: signal.getsignal(signum) for signum in handlers}
+    for signum, handler in handlers.items():
+        loop.add_signal_handler(signum, handler)
     try:
         yield
     finally:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum, earlier in before.items():
             loop.remove_signal_handler(signum)
+            signal.signal(signum, earlier)
+
+
+def give_up(stream: TextIO) -> None:
+    """What can't be written goes nowhere, or Python would try it once more at its end, and exit with 120."""
+    with suppress(OSError, ValueError):  # no file at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> VigilError:

@@ -187,6 +187,62 @@ def test_of_two_rows_with_one_key_none_is_dropped_unless_they_agree(database_url
     run(scenario())
 
 
+def test_columns_of_any_name_and_type_are_no_hindrance_to_rows_that_are_there_twice(database_url: str) -> None:
+    async def scenario() -> None:
+        strange = [
+            ("", "raw", "json DEFAULT '{\"a\":  1}'"),
+            ("", "fits", "point DEFAULT '(1,2)'"),
+            ("", "rows", "json[]"),
+        ]
+        foreign = Foreign("", [*columns({}, {}, **NORMAL), *strange])
+        rows = trades(3)
+        await foreign.create(database_url, [*rows, rows[0]])
+        result = await adopt(database_url)
+        assert result.way is Way.IN_PLACE
+        assert result.counts is not None
+        assert (result.counts.already_there, result.counts.rejected) == (1, 0)
+        assert await held(database_url) == expected(rows)
+
+    run(scenario())
+
+
+def test_an_empty_table_is_adopted_whatever_indexes_it_has(database_url: str) -> None:
+    async def scenario() -> None:
+        await Foreign("", [*columns({}, {}, **NORMAL), ("", "id", "bigserial PRIMARY KEY")]).create(database_url, [])
+        assert (await adopt(database_url)).way is Way.IN_PLACE
+        assert await prepare_database(database_url) == []
+        assert (await adopt(database_url)).way is Way.RIGHT
+
+    run(scenario())
+
+
+def test_a_table_that_nobody_has_analysed_is_not_taken_for_empty(database_url: str) -> None:
+    async def scenario() -> None:
+        await UNIQUE_TID.create(database_url, trades(20))
+        assert "  about 40 rows, 0 MB" in describe(await preview(database_url))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        "UNIQUE (user_address, time, coin, oid, tid, side) DEFERRABLE",
+        "UNIQUE (user_address, time, coin, oid, tid) INCLUDE (side)",
+    ],
+)
+def test_an_index_by_which_no_conflict_can_be_resolved_is_no_key(database_url: str, unfit: str) -> None:
+    async def scenario() -> None:
+        await Foreign("", columns(C_COLLATED, {}, **NORMAL), constraints=unfit).create(database_url, [])
+        assert (await adopt(database_url)).way is Way.IN_PLACE
+        assert await ask(database_url, "SELECT to_regclass('fills_key') IS NOT NULL")
+        await tell(database_url, f"DROP INDEX fills_key; ALTER TABLE fills ADD {unfit}")
+        with pytest.raises(SchemaMismatch, match="no unique index on"):
+            await prepare_database(database_url)
+
+    run(scenario())
+
+
 def test_a_copy_keeps_what_it_does_not_know_in_extra(database_url: str) -> None:
     async def scenario() -> None:
         foreign = Foreign("", [*BIGINT_TIME.columns, ("builder", "builder", "text"), ("", "id", "bigserial")])
@@ -451,6 +507,7 @@ VALUES = "user_address text, coin text, side text, px numeric, sz numeric, oid b
             "row level",
         ),
         (["CREATE TABLE old (time timestamptz)", f"CREATE TABLE fills ({VALUES}) INHERITS (old)"], "it inherits"),
+        ([f"CREATE UNLOGGED TABLE fills (time timestamptz, {VALUES})"], "it is unlogged"),
     ],
     ids=lambda value: value.replace(" ", "_")[:40] if isinstance(value, str) else "",
 )

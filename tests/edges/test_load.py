@@ -224,6 +224,26 @@ def test_a_load_with_a_scope_is_not_taken_for_the_whole_file(migrated_url: str, 
 # The same file: cut, grown, replaced, copied
 
 
+def test_a_part_asked_for_of_a_file_that_is_in_leaves_it_told_that_all_of_it_is(
+    migrated_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(lines_of(events_of(60)))
+
+    async def scenario() -> None:
+        await loaded(migrated_url, path)
+        for again in (1, 2):
+            os.utime(path, ns=(again, again))
+            tally = await loaded(
+                migrated_url, path, scope=Scope(users=frozenset(USERS[:1])) if again == 1 else EVERYTHING
+            )
+            assert (tally.received, tally.files_done) == (0, 1)
+        rows = await ask(migrated_url, "SELECT array_agg(complete ORDER BY scope) FROM backfill_files")
+        assert rows == [True, True]
+
+    run(scenario())
+
+
 def test_a_cut_file_is_in_as_far_as_it_goes_and_goes_on_when_it_is_whole(migrated_url: str, tmp_path: Path) -> None:
     path = tmp_path / "a.lz4"
     whole = packed(lines_of(events_of(300)))
@@ -596,6 +616,55 @@ def test_globs_directories_and_files_are_found_once_each(tmp_path: Path) -> None
     for wrong in ("empty", "absent", "absent*"):
         with pytest.raises(UsageError):
             find([str(tmp_path / wrong)])
+
+
+def test_a_directory_is_read_with_all_below_it_by_links_too_but_for_what_is_nobodys_data(tmp_path: Path) -> None:
+    for name in ("day/0.lz4", "elsewhere/1.lz4", "day/fills.parquet.export.json", "day/_export.json", "day/.x/2.lz4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "day/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "day/round").symlink_to(tmp_path / "day")
+    assert [Path(item.name).name for item in find([str(tmp_path / "day")])] == ["0.lz4", "1.lz4"]
+
+
+def test_a_directory_below_that_can_not_be_looked_into_is_told_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "0.lz4").write_text("x")
+    look = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, who may look anywhere
+    with pytest.raises(UsageError, match=r"closed can't be read: Permission denied"):
+        find([str(tmp_path)])
+
+
+def test_what_is_no_file_and_a_name_that_can_not_be_remembered_are_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is no file") as caught:
+        find([str(tmp_path / "pipe")])
+    assert "vigil-backfill load -" in caught.value.hint
+    (tmp_path / os.fsdecode(b"a\xff")).write_text("x")
+    with pytest.raises(UsageError, match="is no UTF-8"):
+        find([str(tmp_path / "a*")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["-", "--users-file", "-"], "can't be both the fills and the users"),
+        (["/dev/null", "--users-file", "/dev/null"], "No users given"),
+    ],
+)
+def test_a_load_that_could_only_load_nothing_is_a_usage_error(arguments: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, ["load", *arguments])
+    assert isinstance(result.exception, UsageError)
+    assert told in str(result.exception)
 
 
 def test_known_files_of_a_database_without_a_schema_are_none(database_url: str, tmp_path: Path) -> None:

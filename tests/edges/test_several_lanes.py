@@ -7,18 +7,23 @@ import itertools
 import logging
 import math
 import socket
+import traceback
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from tests.kit.backfill import ask, backfill, compared, settings_for, small
+from tests.kit.backfill import ask, backfill, compared, everybody, settings_for, small
 from tests.kit.command import environment, finish, start, vigil
 from tests.kit.loop import run
 from tests.kit.server_model import Latency, ServerModel, every_window
 from tests.kit.virtual_time import run_virtual
 from vigil.api import HyperliquidAPI
 from vigil.egress import Egress, read_lanes
-from vigil.errors import ExchangeUnreachable, UsageError
+from vigil.errors import ExchangeError, ExchangeUnreachable, UsageError
 from vigil.limiter import BASE_WEIGHT, Queue, WeightLimiter, admission
+from vigil.settings import Settings
 from vigil.simulator import Simulator
 
 TWO = "127.0.0.2,127.0.0.3"
@@ -56,6 +61,8 @@ def test_one_address_written_in_two_ways_is_one_lane() -> None:
         ("socks5://proxy.example:1", "no proxy"),
         ("http://:99999", "no proxy"),
         ("x" * 201, "1 to 200"),
+        ("0.0.0.0", "no address that requests could leave by"),
+        ("127.0.0.2,::ffff:127.0.0.2", "given twice"),
     ],
 )
 def test_lanes_that_can_not_work_are_refused(lanes: str, sentence: str) -> None:
@@ -67,6 +74,48 @@ def test_a_proxys_password_is_in_no_sentence() -> None:
     with pytest.raises(UsageError) as refusal:
         read_lanes("ftp://me:secret@proxy.example")
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("sign", "/,#?")
+@pytest.mark.parametrize("password", [("zwo", "elf"), ("12", "34")])
+def test_a_password_that_is_not_escaped_is_seen_in_no_sentence(sign: str, password: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="can't be read") as refusal:
+        read_lanes(f"127.0.0.2,http://egon:{sign.join(password)}@proxy.example:3128")
+    assert not any(piece in f"{refusal.value}{refusal.value.hint}" for piece in (*password, "egon"))
+
+
+def test_a_proxy_that_refuses_us_does_not_make_our_password_known() -> None:
+    async def scenario() -> None:
+        heard: list[bytes] = []
+        proxy = await asyncio.start_server(refuse("407 Proxy Authentication Required", heard), "127.0.0.1", 0)
+        lane = f"http://me:geheim%2C4713@127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        async with proxy:
+            for scheme in ("http", "https"):
+                given: dict[str, Any] = {"api_url": f"{scheme}://127.0.0.1:9/info", "lane": lane, "_env_file": None}
+                async with HyperliquidAPI(Settings(**given)) as api:
+                    with pytest.raises(ExchangeError, match="407") as refusal:
+                        await api.probe()
+                assert "geheim" not in "".join(traceback.format_exception(refusal.value))
+        login = b64encode(b"me:geheim,4713")
+        assert [head.lower().count(b"proxy-authorization: basic " + login.lower()) for head in heard] == [1, 1]
+
+    run(scenario())
+
+
+def refuse(
+    status: str, heard: list[bytes] | None = None
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """A proxy, or an exchange, that answers this and nothing else."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if heard is not None:
+            heard.append(head)
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    return answer
 
 
 def test_an_address_that_is_not_this_machines_is_refused_before_anything_is_asked(migrated_url: str) -> None:
@@ -223,7 +272,7 @@ def test_a_run_by_two_addresses_uses_both_budgets_and_stores_the_truth(migrated_
 
 def test_a_worker_of_two_lanes_is_one_worker_and_has_a_share_of_each(migrated_url: str) -> None:
     async def scenario() -> None:
-        async with Simulator(small(40, 5, latency_seconds=(0.3, 0.3))) as exchange:
+        async with Simulator(small(40, 5, latency_seconds=(2.0, 2.0))) as exchange:
             env = environment(migrated_url, exchange)
             known = "\n".join(exchange.population.addresses(0, 40)).encode()
             assert (await vigil("users", "add", "--users-file", "-", env=env, stdin=known)).code == 0
@@ -292,6 +341,26 @@ def test_when_no_lane_can_connect_the_run_is_over_as_with_one(migrated_url: str)
             assert await ask(migrated_url, "SELECT count(*) FROM backfill_progress WHERE state = 'pending'") == 3
 
     run(scenario())
+
+
+def test_a_lane_that_answers_nobody_is_left_out_and_no_user_fails_for_it(
+    migrated_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An address that the exchange has blocked answers 403, while all is well by the other."""
+
+    async def scenario() -> None:
+        async with Simulator(small(60, 5, latency_seconds=(0.01, 0.02))) as exchange:
+            blocked = await asyncio.start_server(refuse("403 Forbidden"), "127.0.0.1", 0)
+            lanes = f"http://127.0.0.1:{blocked.sockets[0].getsockname()[1]},127.0.0.2"
+            async with blocked:
+                tally = await backfill(exchange, migrated_url, lane=lanes, retry_max_seconds=0.5)
+            assert (tally.users_failed, tally.users_done) == (0, len(everybody(exchange)))
+            assert [lane.open for lane in tally.lanes] == [False, True]
+            assert (await compared(exchange, migrated_url)).equal
+
+    with caplog.at_level(logging.WARNING, "vigil"):
+        run(scenario())
+    assert sum("is left out until it works" in record.message for record in caplog.records) == 1
 
 
 def test_a_real_429_at_one_address_does_not_slow_the_other(migrated_url: str) -> None:

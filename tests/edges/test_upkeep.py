@@ -170,6 +170,22 @@ def test_late_rows_make_their_days_stale_and_their_chunk_loose_until_the_next_up
 
 
 @on_timescaledb
+def test_a_span_between_chunks_is_never_behind(migrated_url: str) -> None:
+    """Nothing is refreshed where no chunk is: after a newer refresh, that stays in TimescaleDB's books for ever."""
+
+    async def scenario() -> None:
+        await fill(migrated_url, 2, since=FIRST + timedelta(days=300))
+        await tended(migrated_url)
+        await fill(migrated_url, 2)
+        await fill(migrated_url, 2, since=FIRST + timedelta(days=100))
+        await tended(migrated_url)
+        assert await ask(migrated_url, "SELECT count(*) FROM backfill_daily_behind()") == 0
+        assert await ask(migrated_url, DIFFERENCE) == 0
+
+    run(scenario())
+
+
+@on_timescaledb
 def test_recent_chunks_stay_as_they_are_and_today_is_added_up_when_asked(migrated_url: str) -> None:
     async def scenario() -> None:
         today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

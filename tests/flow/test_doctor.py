@@ -8,7 +8,7 @@ from typing import Any
 from tests.kit.backfill import small, tell
 from tests.kit.command import environment, vigil
 from tests.kit.loop import run
-from vigil.simulator import Simulator
+from vigil.simulator import FaultPlan, Simulator
 
 
 async def examined(*flags: str, env: dict[str, str]) -> tuple[int, dict[str, Any]]:
@@ -47,6 +47,17 @@ def test_each_trouble_has_its_remedy(database_url: str) -> None:
         code, found = await examined(env=environment(away, VIGIL_API_URL="http://127.0.0.1:9/info"))
         assert (code, found["database"]["level"]) == (1, "problem")
         assert found["database"]["remedy"]
+
+    run(scenario())
+
+
+def test_an_address_whose_weight_is_spent_is_no_fault_of_the_url(migrated_url: str) -> None:
+    async def scenario() -> None:
+        plan = FaultPlan.parse(["429=1"], seed=1)
+        async with Simulator(small(1, 1, faults=plan)) as exchange:
+            code, found = await examined("--lane", "127.0.0.2", env=environment(migrated_url, exchange))
+            lane = found["lane 127.0.0.2"]
+            assert (code, lane["level"], "VIGIL_API_URL" in lane["remedy"]) == (0, "warning", False)
 
     run(scenario())
 

@@ -11,7 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kit.backfill import ask, everybody, small
 from tests.kit.command import environment, finish, start, vigil
+from tests.kit.database import REPOSITORY
 from tests.kit.loop import run
+from vigil.forecast import Sample
 from vigil.metrics import serving_metrics
 from vigil.simulator import Simulator
 from vigil.tally import LaneState, Tally
@@ -85,6 +87,38 @@ def test_a_worker_without_an_open_lane_or_a_share_is_alive_but_not_ready(lane: L
             assert (await get(port, "/healthz"))[0] == 200
 
     run(scenario())
+
+
+def test_a_connection_that_says_nothing_and_one_that_breaks_hold_up_no_scrape(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def scenario() -> None:
+        with serving_metrics(0, Tally, {}) as port:
+            _, silent = await asyncio.open_connection("127.0.0.1", port)
+            _, broken = await asyncio.open_connection("127.0.0.1", port)
+            broken.write(b"GET /metrics HTTP/1.1\r\n")
+            broken.transport.abort()
+            async with asyncio.timeout(5):
+                assert (await get(port, "/metrics"))[0] == 200
+            silent.close()
+
+    run(scenario())
+    assert capfd.readouterr().err == ""
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    forecast = Sample()
+    for weight in (20, 30, 40, 50, 60):
+        forecast.add(weight)
+    lane = LaneState("a", 1200, 0, 0, open=True)
+    tally = Tally(lanes=(lane,), users_left=9, weight_of_user=forecast, faults={"late": 1})
+
+    async def scenario() -> set[str]:
+        with serving_metrics(0, lambda: tally, {}) as port:
+            return {name.split("[")[0] for name in samples((await get(port, "/metrics"))[1])}
+
+    told = (REPOSITORY / "docs" / "metrics.md").read_text("utf-8")
+    assert set(re.findall(r"\bvigil_\w+", told)) == run(scenario())
 
 
 def test_a_worker_whose_loop_hangs_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,21 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kit.backfill import everybody, small
+from tests.kit.backfill import ask, everybody, small
 from tests.kit.command import environment, finish, start, vigil
 from tests.kit.loop import run
+from vigil.display import PACE_SECONDS, Pace
 from vigil.simulator import FaultPlan, Simulator
+from vigil.tally import Tally
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:
@@ -161,5 +166,73 @@ def test_off_a_terminal_a_plain_line_comes_now_and_then(migrated_url: str) -> No
             assert states
             assert "\x1b" not in done.err
             assert done.out == ""
+
+    run(scenario())
+
+
+def test_rows_a_second_are_told_however_far_apart_the_lines_are() -> None:
+    """A timer is always a little late, so that lines every 30 s are a little more than 30 s apart."""
+    for apart in (0.25, 7.0, PACE_SECONDS + 0.004, 10 * PACE_SECONDS):
+        pace = Pace()
+        told = [pace(Tally(seconds=i * apart, received=round(i * apart * 300))) for i in range(50)]
+        assert told[0] == 0
+        assert all(abs(rate - 300) < 5 for rate in told[1:])
+
+
+def test_sigusr1_ends_no_command_at_whatever_moment_it_comes(migrated_url: str) -> None:
+    async def scenario() -> None:
+        async with Simulator(small(10, 7)) as exchange:
+            env = environment(migrated_url, exchange, VIGIL_MAINTAIN=1)
+            process = await start("run", "--users-file", "-", env=env, stdin=named(exchange))
+            while not handles(process.pid, signal.SIGUSR1):  # noqa: ASYNC110  another process
+                await asyncio.sleep(0.01)
+            ending = asyncio.create_task(finish(process))
+            while not ending.done():
+                with suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGUSR1)
+                await asyncio.sleep(0.01)
+            assert ending.result().code == 0, ending.result().err
+
+    run(scenario())
+
+
+def handles(pid: int, signum: signal.Signals) -> bool:
+    """Whether the process has got as far as to handle that signal."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text("ascii"))
+    return caught is not None and bool(int(caught[1], 16) >> (signum - 1) & 1)
+
+
+@pytest.mark.parametrize("redirected", ["--json >/dev/full", "--json >&-", "2>/dev/full", "2>&-"])
+def test_output_that_goes_nowhere_ends_the_talk_and_not_the_run(migrated_url: str, redirected: str) -> None:
+    async def scenario() -> None:
+        async with Simulator(small(20, 7)) as exchange:
+            process = await asyncio.create_subprocess_shell(
+                f"{sys.executable} -m vigil run --users-file - {redirected}",
+                env=environment(migrated_url, exchange, VIGIL_PROGRESS_SECONDS=0.05), stdin=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            await process.communicate(named(exchange))
+            assert process.returncode == 0
+            assert await ask(migrated_url, "SELECT bool_and(state = 'completed') FROM backfill_progress")
+
+    run(scenario())
+
+
+def test_a_run_that_could_not_begin_does_not_say_that_all_is_read(migrated_url: str) -> None:
+    async def scenario() -> None:
+        async with Simulator(small(1, 7)) as exchange:
+            env = environment(migrated_url, exchange, VIGIL_METRICS_PORT=exchange.port)
+            refused = await vigil("run", "--user", exchange.population.address(0), env=env)
+            assert refused.code == 2
+            assert "has been read" not in refused.err
+
+    run(scenario())
+
+
+def test_a_command_with_nothing_to_do_has_a_summary_too(migrated_url: str) -> None:
+    async def scenario() -> None:
+        for command in (("retry",), ("run", "--only", "gap")):
+            done = await vigil(*command, "--json", env=environment(migrated_url))
+            (summary,) = lines_of(done.out)
+            assert (done.code, summary["event"], summary["exit_code"]) == (0, "summary", 0)
 
     run(scenario())

@@ -206,6 +206,24 @@ def test_many_odd_rows_make_it_a_copy_and_few_do_not() -> None:
     assert planned(Shape(contract()), Facts(rows=100, odd=21)).way is Way.COPY
 
 
+def test_an_adoption_begun_in_place_never_goes_on_as_a_copy() -> None:
+    with pytest.raises(SchemaMismatch, match="can't go on: too many of its rows"):
+        planned(Shape(contract(), under_way=True), Facts(rows=100, odd=21))
+
+
+def test_an_empty_table_becomes_a_hypertable_where_there_can_be_one() -> None:
+    indexes = (Index("fills_pkey", ("id",), constraint=True),)
+    columns = (*contract(), Column("id", "bigint", "N", not_null=True, has_default=True, unique_default=True))
+    changes = planned(Shape(columns, indexes, timescaledb="timescale"), Facts(rows=0)).changes
+    assert 'ALTER TABLE fills DROP CONSTRAINT "fills_pkey"' in changes
+    for shape, facts in (
+        (Shape(columns, indexes, timescaledb="timescale"), Facts(rows=1)),
+        (Shape(columns, indexes, timescaledb="timescale"), Facts(sampled=True)),
+        (Shape(columns, indexes), Facts(rows=0)),
+    ):
+        assert 'ALTER TABLE fills DROP CONSTRAINT "fills_pkey"' not in planned(shape, facts).changes
+
+
 @pytest.mark.parametrize(
     ("index", "dropped"),
     [

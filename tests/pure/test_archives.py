@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kit.archives import START, USERS, block_line, events_of, lines_of, packed
-from tests.kit.factories import Row, steadily, wire_row
+from tests.kit.factories import Row, steadily, wire_row, wire_row_2023
 from vigil.archives import EVERYTHING, Batch, BatchSize, NotFills, Place, Scope, batches
 from vigil.archives import lines as lines_module
 from vigil.archives.unpack import unpacked
@@ -205,6 +205,17 @@ def test_trades_are_refused_with_a_sentence() -> None:
 def test_a_file_of_something_else_is_refused_and_nothing_of_it_committed(data: bytes) -> None:
     with pytest.raises(NotFills, match="no archive of fills"):
         read(data)
+
+
+@pytest.mark.parametrize("odd", [b"garbage\n" * 20, b'{"coin":"BTC","px":"1","sz":"1","side":"A"}\n'])
+def test_lines_of_something_else_behind_ours_are_rejected_also_when_it_goes_on_there(odd: bytes) -> None:
+    before, behind = lines_of(events_of(9)), lines_of(events_of(9, 10))
+    place = read(before).batches[-1].place
+    for points, tids in (((), range(1, 19)), ((place,), range(10, 19))):
+        found = read(before + odd + behind, *points)
+        assert found.tids == list(tids)
+        assert len(found.rejected) == odd.count(b"\n")
+    assert read(before + odd, place).error is None
 
 
 def test_lz4_of_the_legacy_format_is_refused_with_a_sentence() -> None:
@@ -394,6 +405,61 @@ def test_parquet_goes_on_behind_the_rows_that_are_in_and_only_of_the_very_same_f
 def test_parquet_of_something_else_is_refused(columns: dict[str, Any], match: str) -> None:
     with pytest.raises(NotFills, match=match):
         read(parquet(columns))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.large_string(), ["100.0", "1.5", "0.0"]),
+        (pa.dictionary(pa.int8(), pa.string()), ["100.0", "1.5", "0.0"]),
+        (pa.float64(), [100.0, 1.5, 0.0]),
+        (pa.decimal128(38, 18), [Decimal(100), Decimal("1.5"), Decimal(0)]),
+    ],
+)
+def test_a_tid_derived_from_parquet_is_that_of_the_exchanges_row_whatever_the_columns_are(
+    kind: Any, values: list[Any]
+) -> None:
+    rows = [wire_row_2023(START + 1, px=text, fee="-1.0") for text in ("100.0", "1.5", "0.0")]
+    expected = read("".join(json.dumps([USERS[0], row]) + "\n" for row in rows).encode()).tids
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    columns |= {"user": USERS[:1] * 3, "px": pa.array(values, kind), "fee": pa.array([-1] * 3, pa.int64())}
+    assert read(parquet(columns)).tids == expected
+
+
+def test_whole_numbers_that_a_data_frame_made_floats_are_whole_numbers_again() -> None:
+    tids = [123_456_789_012_345.0, 2.0**50 - 1, 2.0**53, 1.5, float("nan")]
+    found = read(parquet(camel_case(5, tid=tids, twapId=[float("nan"), 1e12, None, 1.0, 1.0])))
+    assert sorted(found.tids)[1:] == [123_456_789_012_345, 2**50 - 1]
+    assert found.tids[0] < 0  # derived
+    assert [row["twap_id"] for row in found.columns if row["tid"] == str(2**50 - 1)] == ["1000000000000"]
+    assert [rejected.reason for _, rejected in found.rejected] == ["tid is not what it must be"] * 2
+
+
+def test_a_time_of_a_block_that_parquet_tells_oddly_is_kept_as_it_is() -> None:
+    found = read(parquet(camel_case(3, block_time=[START, None, 5])))
+    assert [row["block_time"] for row in found.columns] == [None] * 3
+    assert [row["extra"] for row in found.columns] == [f'{{"block_time":{START}}}', None, '{"block_time":5}']
+
+
+def test_documents_of_parquet_are_such_as_postgres_takes_or_the_row_is_rejected_alone() -> None:
+    good = ['{"a":1.10}', "", None, "[1]", "null"]
+    bad = ["NaN", '{"a":NaN}', '"\\u0000"', '{"\\ud800":1}', "{"]
+    found = read(parquet(camel_case(10, liquidation=good + bad)), size=BatchSize(50, 1 << 20))
+    assert [row["liquidation"] for row in found.columns] == ['{"a":1.10}', None, None, "[1]", "null"]
+    assert len(found.rejected) == 5
+    found = read(parquet(camel_case(10, extra=good + bad, new=["x"] * 9 + ["a\0b"])), size=BatchSize(50, 1 << 20))
+    extras = [json.loads(row["extra"] or "") for row in found.columns]
+    new = {"new": "x"}
+    assert extras == [{"a": 1.1} | new, new, new, {"extra": [1]} | new, new]
+    assert len(found.rejected) == 5
+
+
+def test_parquet_whose_text_is_no_text_is_read_up_to_there_and_says_so() -> None:
+    offsets = pa.array(range(9), pa.int32()).buffers()[1]
+    coin = pa.StringArray.from_buffers(8, offsets, pa.py_buffer(b"ABCDEFG\xff"))
+    found = read(parquet(camel_case(8, coin=coin)))
+    assert found.tids == list(range(1, 8))
+    assert "beyond row 7" in (found.error or "")
 
 
 def test_a_cut_parquet_file_is_refused() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from vigil.adopt import state
 from vigil.adopt.convert import Theirs
 from vigil.adopt.in_place import STEP_BLOCKS, Tell, locked
-from vigil.adopt.intake import Intake, row_refused
+from vigil.adopt.intake import FITS, RAW, Intake, row_refused
 from vigil.adopt.plan import Plan
 from vigil.adopt.rules import Rule, row_fits
 from vigil.adopt.shape import OLD_TABLE, quoted
@@ -87,7 +87,7 @@ class Copy:
         values = ", ".join(f"CASE WHEN look.fits THEN {value} END" for value in given.values())
         who, moment = (f"f.{quoted(theirs.mapping[ours])}::text" for ours in ("user_address", "time"))
         self._stage = (
-            f"INSERT INTO adopt_step ({listed}, fits, raw)"
+            f"INSERT INTO adopt_step ({listed}, {FITS}, {RAW})"
             f" SELECT {values}, look.fits, CASE WHEN NOT look.fits THEN row_to_json(f)::text END"
             f" FROM #part AS f CROSS JOIN LATERAL (SELECT {fits} AS fits OFFSET 0) AS look WHERE #where"
         )
@@ -95,9 +95,10 @@ class Copy:
         into = "INSERT INTO vigil_adoption_aside (who, moment, raw) "
         self._whole_aside = into + columns.format(who, moment, "row_to_json(f)::text", "#part AS f WHERE #where")
         json_who, json_moment = (
-            f"raw::json ->> '{theirs.mapping[ours].replace(chr(39), chr(39) * 2)}'" for ours in ("user_address", "time")
+            f"{RAW}::json ->> '{theirs.mapping[ours].replace(chr(39), chr(39) * 2)}'"
+            for ours in ("user_address", "time")
         )
-        self._odd_aside = into + columns.format(json_who, json_moment, "raw", "adopt_step WHERE NOT fits")
+        self._odd_aside = into + columns.format(json_who, json_moment, RAW, f"adopt_step WHERE NOT {FITS}")
 
     async def run(self, connection: Connection, done: Callable[[int], object]) -> None:
         """Copy what is left; `done` is told the rows of each step. Raises: StoreError when the old table changed."""

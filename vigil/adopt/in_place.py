@@ -15,6 +15,7 @@ from vigil.adopt.rules import row_fits
 from vigil.adopt.shape import KEY, quoted
 from vigil.db import Connection, sql
 from vigil.errors import StoreError, StoreUnavailable
+from vigil.migrate import has_timescaledb
 
 Tell = Callable[[str], object]
 
@@ -104,10 +105,15 @@ async def build_key(connection: Connection, plan: Plan) -> None:
     )
 
 
-async def make_hypertable(connection: Connection) -> None:
+async def make_hypertable(connection: Connection, tell: Tell) -> None:
+    """What the first migration does to an empty table; nothing where TimescaleDB could not be taken into use."""
+    if not await has_timescaledb(connection):
+        tell("`fills` stays a plain table: TimescaleDB is not in use in this database")
+        return
+    tell("turning the table into a hypertable")
     await connection.execute(
         "SELECT create_hypertable('fills', 'time', chunk_time_interval => INTERVAL '30 days',"
-        " create_default_indexes => false, migrate_data => true)"
+        " create_default_indexes => false, migrate_data => true, if_not_exists => true)"
     )
 
 

@@ -19,6 +19,8 @@ from vigil.migrate import has_timescaledb
 EXACT_ROWS = 2_000_000
 """Up to so many rows (by the server's estimate) a look without need to be exact reads all."""
 SAMPLE_ROWS = 500_000
+ROW_BYTES = 300
+"""What a row is taken to need where the server has no estimate of their number: nobody has analysed the table yet."""
 LOOK_SECONDS = 60
 """For each part of a look that need not be exact; what takes longer is told as not looked at."""
 TIMES = 2000
@@ -53,6 +55,13 @@ FROM timescaledb_information.hypertables AS h
 WHERE format('%I.%I', h.hypertable_schema, h.hypertable_name)::regclass = to_regclass($1)
 """
 
+# Before it is in use its library tells no edition, and defines but a few of its settings (see `migrate`).
+_OFFERED = """
+SELECT coalesce(current_setting('timescaledb.license', true), 'not in use yet')
+WHERE EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
+    AND EXISTS (SELECT FROM pg_settings WHERE name LIKE 'timescaledb.%')
+"""
+
 
 async def read_shape(connection: Connection, table: str = "fills") -> Shape | None:
     """The shape of `table`; None when there is no such table."""
@@ -69,6 +78,7 @@ async def read_shape(connection: Connection, table: str = "fills") -> Shape | No
         seen["views"] = []  # those of the aggregates, and they are named there
         seen["size_bytes"] = await connection.fetchval("SELECT hypertable_size(to_regclass($1))", table)
         seen["rows"] = await connection.fetchval("SELECT approximate_row_count(to_regclass($1))", table)
+    seen["rows"] = seen["rows"] or seen["size_bytes"] // ROW_BYTES
     rest: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in seen.items()}
     columns = [Column(**dict(row)) for row in await connection.fetch(sql("adopt_columns"), table)]
     indexes = [Index(**_tuples(row)) for row in await connection.fetch(sql("adopt_indexes"), table)]
@@ -86,8 +96,7 @@ async def read_shape(connection: Connection, table: str = "fills") -> Shape | No
 
 async def _read_timescaledb(connection: Connection, table: str) -> tuple[Hypertable | None, str | None]:
     if not await has_timescaledb(connection):
-        preloaded = await connection.fetchval("SELECT current_setting('timescaledb.license', true)")
-        return None, preloaded  # offered, and taken into use by the migrations
+        return None, await connection.fetchval(_OFFERED)  # taken into use by the migrations
     edition = await connection.fetchval("SHOW timescaledb.license")
     found = await connection.fetchrow(_HYPERTABLE, table)
     if found is None:

@@ -16,9 +16,13 @@ from vigil.adopt.shape import KEY, Column, quoted
 from vigil.adopt.state import Counts
 from vigil.db import Connection
 from vigil.fills import Rejected
-from vigil.store import store_rejected
+from vigil.store import FILLS_COLUMNS, store_rejected
 
 BATCH_ROWS = 2000
+FITS, RAW = "vigil_fits", "vigil_raw"
+"""Columns of `adopt_step` beside those of `fills`, which may have strange ones: names that nobody else gives."""
+_COMPARABLE = "BDEINSTV"
+"""Categories of types of which all have an equality."""
 _ROW_REFUSED = ("22", "23", "54")
 """Classes of SQLSTATE: the row is at fault (its data, a constraint, too large for an index)."""
 
@@ -33,30 +37,34 @@ class Intake:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = [one for one in columns if not one.generated]
         names = [quoted(one.name) for one in self._columns]
-        told = [quoted(one.name) for one in self._columns if one.name not in (*KEY, "seq") and not one.unique_default]
+        told = {
+            quoted(one.name): _comparable(one)
+            for one in self._columns
+            if one.name not in (*KEY, "seq") and not one.unique_default
+        }
         same = " AND ".join(f"s.{quoted(name)} = f.{quoted(name)}" for name in KEY)
         listed, key = ", ".join(names), ", ".join(map(quoted, KEY))
-        contradicts = " OR ".join(f"(s.{name} <> f.{name})" for name in told)
+        contradicts = " OR ".join(f"(s.{name}{cast} <> f.{name}{cast})" for name, cast in told.items())
         tells_more = " OR ".join(f"(f.{name} IS NULL AND s.{name} IS NOT NULL)" for name in told)
-        values = "to_jsonb(s) - 'fits' - 'raw'"
+        values = f"to_jsonb(s) - '{FITS}' - '{RAW}'"
         declared = ", ".join(map(_declared, self._columns))
-        self.create = f"CREATE TEMP TABLE adopt_step ({declared}, fits boolean, raw text)"
+        self.create = f"CREATE TEMP TABLE adopt_step ({declared}, {FITS} boolean, {RAW} text)"
         self.insert = (
-            f"INSERT INTO fills ({listed}) SELECT {listed} FROM adopt_step WHERE fits ON CONFLICT ({key}) DO NOTHING"
+            f"INSERT INTO fills ({listed}) SELECT {listed} FROM adopt_step WHERE {FITS} ON CONFLICT ({key}) DO NOTHING"
         )
         self.fill_in = (
             f"UPDATE fills AS f SET {', '.join(f'{name} = coalesce(f.{name}, s.{name})' for name in told)}"
             f" FROM (SELECT DISTINCT ON ({', '.join(f's.{quoted(name)}' for name in KEY)}) s.* FROM adopt_step AS s"
-            f" JOIN fills AS f ON {same} WHERE s.fits AND ({contradicts}) IS NOT TRUE AND ({tells_more})) AS s"
+            f" JOIN fills AS f ON {same} WHERE s.{FITS} AND ({contradicts}) IS NOT TRUE AND ({tells_more})) AS s"
             f" WHERE {same}"
         )
         self.contradicting = (
-            f"SELECT s.user_address AS who, coalesce(s.raw, jsonb_strip_nulls({values})::text) AS raw,"
+            f"SELECT s.user_address AS who, coalesce(s.{RAW}, jsonb_strip_nulls({values})::text) AS raw,"
             f" (extract(epoch FROM s.time) * 1000)::bigint AS time_ms"
-            f" FROM adopt_step AS s JOIN fills AS f ON {same} WHERE s.fits AND ({contradicts})"
+            f" FROM adopt_step AS s JOIN fills AS f ON {same} WHERE s.{FITS} AND ({contradicts})"
         )
         self.stage_json = (
-            f"INSERT INTO adopt_step ({listed}, fits, raw) SELECT {listed}, true, raw"
+            f"INSERT INTO adopt_step ({listed}, {FITS}, {RAW}) SELECT {listed}, true, {RAW}"
             f" FROM jsonb_populate_recordset(NULL::pg_temp.adopt_step, $1::jsonb)"
         )
 
@@ -115,7 +123,7 @@ class Intake:
             async with connection.transaction():
                 await connection.execute("TRUNCATE adopt_step")
                 await connection.execute(
-                    self.stage_json, to_json([{**(one.values or {}), "raw": one.raw} for one in rows])
+                    self.stage_json, to_json([{**(one.values or {}), RAW: one.raw} for one in rows])
                 )
                 counts.add(await self.take(connection, len(rows)))
         except Exception as error:
@@ -134,6 +142,13 @@ class Intake:
 async def reject(connection: Connection, rows: Sequence[tuple[str, str, str, int | None]]) -> None:
     """Keep rows (user, raw, reason, ms) that are no fills in `rejected_fills`."""
     await store_rejected(connection, [(user, Rejected(raw, reason, ms)) for user, raw, reason, ms in rows])
+
+
+def _comparable(column: Column) -> str:
+    """A cast to what has an equality: json, points and others of the kind have none."""
+    if column.name in FILLS_COLUMNS or column.category in _COMPARABLE:
+        return ""
+    return "::jsonb" if column.type == "json" else "::text"
 
 
 def _declared(column: Column) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,11 +19,13 @@ from vigil.adopt.shape import OLD_TABLE, Facts, Shape
 from vigil.adopt.state import Counts
 from vigil.db import Connection, session
 from vigil.errors import StoreError, UsageError
-from vigil.migrate import Migration, migrate
+from vigil.migrate import Migration, attempted, migrate
 
 Tell = Callable[[str], object]
 
 TELL_SECONDS = 10.0
+LOCK_TRIES, LOCK_SECONDS = 4, 1.0
+"""How long an adoption waits for another to be over: for one that was killed just before."""
 
 SESSION = {
     "statement_timeout": "0",  # a role may have one, and an index takes what it takes
@@ -106,7 +109,9 @@ async def _plan(connection: Connection, shape: Shape, given: dict[str, str], *, 
     facts = None
     if len(usable) == len(rules):
         facts = await read_facts(connection, shape, mapping, usable, look=look)
-    return make_plan(shape, facts or Facts(), mapping, units, rules, hypertable=hypertable)
+        if not facts.sampled:
+            shape = replace(shape, rows=facts.rows)  # counted, where the server has an estimate only
+    return make_plan(shape, facts or Facts(sampled=True), mapping, units, rules, hypertable=hypertable)
 
 
 async def _in_place(connection: Connection, plan: Plan, tell: Tell, step_blocks: int) -> AdoptionResult:
@@ -125,10 +130,9 @@ async def _in_place(connection: Connection, plan: Plan, tell: Tell, step_blocks:
     if not plan.key_is_there:
         tell("building the key's index")
         await in_place.build_key(connection, now)
+    applied = await migrate(connection, notice=tell)  # which takes TimescaleDB into use
     if plan.hypertable:
-        tell("turning the table into a hypertable")
-        await in_place.make_hypertable(connection)
-    applied = await migrate(connection, notice=tell)
+        await in_place.make_hypertable(connection, tell)
     intake = Intake(shape.columns)
     await intake.prepare(connection)
     await intake.put_back(connection, theirs)
@@ -196,10 +200,17 @@ def _pace(tell: Tell, total: int) -> Callable[[int], None]:
 
 @asynccontextmanager
 async def _alone(connection: Connection) -> AsyncIterator[None]:
-    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
-        raise UsageError(
-            "Another adoption is at work on this database.", hint="Wait for it, or stop it and run this again."
-        )
+    # The statement of one that was killed goes on until its server notices: within a second, where this can be set.
+    await attempted(connection, "SET client_connection_check_interval = '1s'")
+    for tries_left in reversed(range(LOCK_TRIES)):
+        if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
+            break
+        if not tries_left:
+            raise UsageError(
+                "Another adoption is at work on this database, or the last statement of one that was killed.",
+                hint="Wait for it, or stop it, and run this again.",
+            )
+        await asyncio.sleep(LOCK_SECONDS)
     try:
         yield
     finally:

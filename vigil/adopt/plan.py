@@ -90,11 +90,20 @@ def make_plan(
     """Decide. Raises: SchemaMismatch or UsageError with the reason why it can't be done."""
     _refuse(shape, facts, mapping, rules)
     usable = {ours: one for ours, one in rules.items() if one is not None}
-    plan = Plan(Way.IN_PLACE, shape, facts, mapping, units, usable, hypertable=hypertable and shape.hypertable is None)
-    if plan.hypertable and shape.timescaledb is None:
+    if hypertable and shape.timescaledb is None:
         raise UsageError("--hypertable needs TimescaleDB, and this is plain Postgres.")
+    # The migrations make a hypertable of an empty table, and it must not be left with an index that forbids that.
+    empty = shape.timescaledb is not None and not facts.sampled and not facts.rows
+    becomes = shape.hypertable is None and (hypertable or empty)
+    plan = Plan(Way.IN_PLACE, shape, facts, mapping, units, usable, hypertable=becomes)
     if reasons := tuple(_why_copy(plan)):
-        if shape.old_table and not shape.under_way:
+        if shape.under_way:  # in place, or nobody would ask: what it has put aside belongs into this very table
+            raise SchemaMismatch(
+                f"The adoption in place, which was begun, can't go on: {'; '.join(reasons)}.",
+                hint="Undo what was done to the table meanwhile (of chunks: SELECT decompress_chunk(chunk, true) FROM"
+                " show_chunks('fills') AS chunk; and pause the policy that compresses them), and run it again.",
+            )
+        if shape.old_table:
             raise SchemaMismatch(
                 f"The table `fills` must be copied, but `{OLD_TABLE}` of an earlier adoption is still there.",
                 hint=f"When you no longer need it: DROP TABLE {OLD_TABLE};",
@@ -125,6 +134,8 @@ def refuse_shape(shape: Shape) -> None:
         raise _unfit("it inherits, or is inherited from", "Put its rows into one table first.")
     if shape.row_security:
         raise _unfit("it has row level security, which may hide rows", "ALTER TABLE fills DISABLE ROW LEVEL SECURITY;")
+    if shape.unlogged:
+        raise _unfit("it is unlogged: a crash of the server would empty it", "ALTER TABLE fills SET LOGGED;")
     if shape.workers:
         raise UsageError(f"{shape.workers} workers of vigil are at work on this database.", hint="Stop them first.")
 

@@ -41,6 +41,7 @@ class Index:
     columns: tuple[str, ...]
     constraint: bool = False
     partial: bool = False
+    """Or deferrable: no conflict can be resolved by either."""
     valid: bool = True
     referenced_by: tuple[str, ...] = ()
     """Foreign keys of other tables that need it."""
@@ -74,13 +75,14 @@ class Shape:
     size_bytes: int = 0
     hypertable: Hypertable | None = None
     timescaledb: str | None = None
-    """The edition: `timescale` or `apache`; None on plain Postgres."""
+    """The edition: `timescale` or `apache`, or that it is not in use yet; None on plain Postgres."""
     views: tuple[str, ...] = ()
     foreign_keys: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
     inherits: bool = False
     row_security: bool = False
+    unlogged: bool = False
     old_table: bool = False
     workers: int = 0
     under_way: bool = False

@@ -16,6 +16,7 @@ import msgspec
 
 from vigil.address import normalize_address
 from vigil.archives.batch import Scope
+from vigil.archives.documents import check_storable
 from vigil.archives.trouble import NotFills
 from vigil.errors import UsageError
 from vigil.fills import (
@@ -52,13 +53,16 @@ _decode_pairs = msgspec.json.Decoder(tuple[str, Fill]).decode_lines
 
 
 class Rows:
-    """Collects the rows of lines that are `add`ed, until they are taken for a batch."""
+    """Collects the rows of lines that are `add`ed, until they are taken for a batch.
 
-    def __init__(self, scope: Scope) -> None:
+    `recognised`: lines before them were ours, so that what is none of ours now is a row to reject.
+    """
+
+    def __init__(self, scope: Scope, *, recognised: bool = False) -> None:
         self._scope = scope
         self._everything = scope == Scope()
         self._addresses: dict[str, str] = {}
-        self._recognised = False
+        self._recognised = recognised
         self._unrecognised = 0
         self.clear()
 
@@ -117,7 +121,7 @@ class Rows:
         row: Any = None
         try:
             row = parse_json(line)
-            if _is_trade(row):
+            if _is_trade(row) and not self._recognised:
                 raise NotFills(
                     "It holds trades (node_trades), not users' fills.", hint="Load node_fills or node_fills_by_block."
                 )
@@ -144,6 +148,7 @@ class Rows:
             _drop_nulls(fill)
             moment = moment_of(block_time)
             if moment is None and block_time is not None:
+                check_storable(block_time)
                 fill.extra = {**(fill.extra or {}), "block_time": block_time}
             if fill.tid is None:
                 fill.tid = derive_tid(fill)

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, BinaryIO
 
 from vigil.archives.batch import BEGINNING, DIGEST_BYTES, Batch, BatchSize, Place, Scope
+from vigil.archives.documents import as_document, check_storable, document_of
 from vigil.archives.lines import is_address, moment_of, not_fills
 from vigil.archives.trouble import NotFills
 from vigil.fills import (
@@ -38,7 +39,10 @@ _NAMES = {name: name for name in COPY_COLUMNS} | WIRE_COLUMNS | {"time_ms": "tim
 _NEEDED = ("user_address", "time", "coin", "side", "px", "sz", "oid")
 _WITHOUT_MEANING = {"block_number", "blockNumber", "local_time", "localTime", "__index_level_0__"}
 _AMOUNTS = ("px", "sz", "start_position", "closed_pnl", "fee", "builder_fee")
+_WHOLE_NUMBERS = ("oid", "tid", "twap_id", "seq")
 _JSON = ("liquidation", "extra")
+_EXACT_FLOATS = 2.0**53
+"""Up to here a float holds every whole number."""
 
 
 def _library() -> tuple[Any, Any, Any]:
@@ -71,10 +75,11 @@ def parquet_batches(file: BinaryIO, points: Sequence[Place], scope: Scope, size:
                 batch.place = Place(done, done, digest)
                 batch.raw_bytes = raw_bytes * done // max(total, 1)
                 yield batch
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as failure:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as failure:
+            why = str(failure).splitlines()[0].rstrip(".")
             if "found" not in locals():
-                raise NotFills(f"It is no Parquet file that can be read: {str(failure).splitlines()[0]}.") from failure
-            error = f"it can't be read beyond row {done:,}: {str(failure).splitlines()[0]}"
+                raise NotFills(f"It is no Parquet file that can be read: {why}.") from failure
+            error = f"it can't be read beyond row {done:,}: {why}"
         yield Batch(Place(done, done, digest), last=True, error=error, raw_bytes=raw_bytes)
 
 
@@ -125,7 +130,9 @@ class _Columns:
         self._theirs = {ours: theirs for theirs, ours in columns.items()}
         self._unknown = [n for n in table.schema.names if n not in columns and n not in _WITHOUT_MEANING]
         self._bad: dict[int, str] = {}
-        self._text = {name: self._column(name) for name in COPY_COLUMNS}
+        self._beyond: dict[int, dict[str, Any]] = {}  # by row, what goes to `extra`
+        self._text = {"block_time": self._column("block_time")}  # first: one that can't be read is in `extra`
+        self._text |= {name: self._column(name) for name in COPY_COLUMNS if name != "block_time"}
         tids = self._text["tid"]
         self._nameless = {at for at in range(table.num_rows) if tids[at] == NULL} - self._bad.keys()
 
@@ -156,6 +163,9 @@ class _Columns:
                 raise ValueError(self._bad[at])
             told = {wire: self._text[column][at] for wire, column in WIRE_COLUMNS.items()}
             row: dict[str, Any] = {wire: uncopied(value) for wire, value in told.items()}
+            for wire in WIRE_COLUMNS.keys() & row.keys():
+                if row[wire] is not None and self._is_number(WIRE_COLUMNS[wire]):
+                    row[wire] = _as_printed(row[wire])
             for name in _JSON[:1]:
                 row[name] = json.loads(row[name]) if row[name] is not None else None
             fill = fill_from({name: value for name, value in row.items() if value is not None})
@@ -181,7 +191,7 @@ class _Columns:
         if name in ("time_ms", "block_time"):
             values = self._times(column) if name == "time_ms" else self._moments(column)
         elif name in _JSON:
-            values = self._documents(column)
+            values = self._documents(name, column)
         else:
             values = self._texts(name, column)
         if name in _NEEDED or name == "time_ms":
@@ -191,8 +201,10 @@ class _Columns:
         return values
 
     def _texts(self, name: str, column: Any) -> list[str]:
+        if name in _WHOLE_NUMBERS and self._pa.types.is_floating(column.type):
+            column = self._whole(name, column)
         text = self._as_text(column)
-        if name in _AMOUNTS and not self._pa.types.is_string(column.type):
+        if self._is_number(name):
             text = self._pc.replace_substring_regex(text, r"^(-?[0-9]+\.[0-9]*?)0+$", r"\1")
             text = self._pc.replace_substring_regex(text, r"\.$", "")
             text = self._pc.replace_substring_regex(text, "^0E[-+]?[0-9]+$", "0")
@@ -215,6 +227,24 @@ class _Columns:
         if self._pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         return self._pc.cast(column, self._pa.string())
+
+    def _is_number(self, name: str) -> bool:
+        """Whether it is a column of amounts that are no text."""
+        types = self._pa.types
+        if name not in _AMOUNTS or name not in self._theirs:
+            return False
+        kind = self._table.column(self._theirs[name]).type
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+    def _whole(self, name: str, column: Any) -> Any:
+        """Whole numbers that came as floats, which is what a data frame makes of a column with gaps: NaN is none."""
+        pa, pc = self._pa, self._pc
+        column = pc.cast(column, pa.float64())
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        exact = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), _EXACT_FLOATS))
+        self._flag(name, exact)
+        return pc.cast(pc.if_else(exact, column, pa.scalar(None, pa.float64())), pa.int64())
 
     def _flag(self, name: str, passes: Any) -> None:
         if self._pc.all(passes).as_py() is False:
@@ -245,43 +275,58 @@ class _Columns:
         if self._pa.types.is_timestamp(column.type):
             moments = self._pc.cast(column, self._pa.timestamp("us", "UTC"), safe=False)
             return self._pc.fill_null(self._pc.cast(moments, self._pa.string()), NULL).to_pylist()  # type: ignore[no-any-return]
-        values = self._as_text(column).to_pylist()
-        moments = [moment_of(value) for value in values]
-        for at, (value, moment) in enumerate(zip(values, moments, strict=True)):
-            if value is not None and moment is None:
-                self._bad.setdefault(at, "block_time is no time")
-        return [moment or NULL for moment in moments]
+        moments = []
+        for at, value in enumerate(column.to_pylist()):
+            moment = moment_of(value)
+            if moment is None and value is not None:
+                self._keep(at, "block_time", value)
+            moments.append(moment or NULL)
+        return moments
 
-    def _documents(self, column: Any) -> list[str]:
-        values = column.to_pylist()
+    def _documents(self, name: str, column: Any) -> list[str]:
         texts = []
-        for at, value in enumerate(values):
-            text = value if value is None or isinstance(value, str) else encode_json(_told(value))
+        for at, value in enumerate(column.to_pylist()):
+            text = value if isinstance(value, str) else encode_json(as_document(value))
             try:
-                json.loads(text or "null")
-            except ValueError:
-                self._bad.setdefault(at, f"{text!r:.40} is no JSON")
-            texts.append(copy_text(text))
+                document = document_of(text) if text else None
+            except (ValueError, RecursionError):
+                self._bad.setdefault(at, f"{name} is no JSON that Postgres can store: {text!r:.40}")
+                text = ""
+            else:
+                if name == "extra" and text and not isinstance(document, dict):
+                    text = ""
+                    if document is not None:
+                        self._keep(at, name, document)
+            texts.append(copy_text(text) if text else NULL)
         return texts
 
     def _extras(self, column: Any) -> list[str]:
         """`extra`, and in it what we have no column for."""
-        texts = [NULL] * self._table.num_rows if column is None else self._documents(column)
+        texts = [NULL] * self._table.num_rows if column is None else self._documents("extra", column)
         for name in self._unknown:
             for at, value in enumerate(self._table.column(name).to_pylist()):
                 if value is not None:
-                    known = {} if texts[at] == NULL else json.loads(uncopied(texts[at]) or "{}", parse_float=Decimal)
-                    texts[at] = copy_text(encode_json({**known, name: _told(value)}))
+                    self._keep(at, name, value)
+        for at, beyond in self._beyond.items():
+            known = {} if texts[at] == NULL else json.loads(uncopied(texts[at]) or "{}", parse_float=Decimal)
+            texts[at] = copy_text(encode_json({**known, **beyond}))
         return texts
 
+    def _keep(self, at: int, name: str, value: Any) -> None:
+        """Have it in the row's `extra`."""
+        try:
+            document = as_document(value)
+            check_storable(document)
+        except (ValueError, RecursionError) as error:
+            self._bad.setdefault(at, f"{name} {error}")
+        else:
+            self._beyond.setdefault(at, {})[name] = document
 
-def _told(value: Any) -> Any:
-    """A value for JSON: a struct without its nulls, numbers exact, the rest as text."""
-    if isinstance(value, dict):
-        return {name: _told(one) for name, one in value.items() if one is not None}
-    if isinstance(value, list):
-        return [_told(one) for one in value]
-    return value if isinstance(value, (str, int, float, bool, Decimal)) or value is None else str(value)
+
+def _as_printed(number: str) -> str:
+    """A number as the exchange prints it, since the `tid` of a row that has none is derived from its text."""
+    plain = f"{Decimal(number):f}"
+    return plain if "." in plain else f"{plain}.0"
 
 
 _PATTERNS = {

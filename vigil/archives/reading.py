@@ -53,7 +53,7 @@ def batches(
 
 
 def _line_batches(text: _Text, scope: Scope, size: BatchSize) -> Iterator[Batch]:
-    rows = Rows(scope)
+    rows = Rows(scope, recognised=text.place.bytes_done > 0)
     size_bytes = 0
     error = None
     try:

@@ -99,6 +99,8 @@ def run(
             if only:
                 users = _choose(settings, dsn, console, only, shard, users, source)
                 if not users:
+                    if events is not None:
+                        events.summary(Tally())
                     raise typer.Exit(EXIT_DONE)
             code = _backfill(
                 Scene(settings, dsn, console, talk, events),
@@ -148,6 +150,8 @@ def retry(
             failed = [one for one in run_async(_read_failed(dsn)) if wanted is None or one.user in wanted]
             if not failed:
                 console.print("no user has failed: nothing to try again", highlight=False)
+                if events is not None:
+                    events.summary(Tally())
                 raise typer.Exit(EXIT_DONE)
             window = parse_window(
                 settings,
@@ -196,7 +200,7 @@ def _backfill(scene: Scene, window: Window, **what: Any) -> int:
         except asyncio.CancelledError:  # the second signal
             tally = job.tally
         except VigilError:
-            _summarize(console, job.tally)
+            _summarize(console, job.tally, stopped=True)
             raise
         _summarize(console, tally)
     run_async(tend_after(tally, settings, scene.dsn, lambda text: console.print(text, highlight=False, soft_wrap=True)))
@@ -244,12 +248,12 @@ async def _read_failed(dsn: str) -> list[FailedUser]:
         return await failed_users(connection)
 
 
-def _summarize(console: Console, tally: Tally) -> None:
+def _summarize(console: Console, tally: Tally, *, stopped: bool = False) -> None:
     done = f"{tally.users_done:,} users completed, {describe(tally)}, {tally.already_there:,} fills already there"
     console.print(done, highlight=False, soft_wrap=True)
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
         console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
-    elif tally.requests == 0 and not tally.users_elsewhere and not tally.users_left_failed:
+    elif not stopped and tally.requests == 0 and not tally.users_elsewhere and not tally.users_left_failed:
         nothing = (
             "nothing to read: every user known or named has been read for this window (`users add` makes more known)"
         )

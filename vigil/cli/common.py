@@ -16,6 +16,7 @@ from rich.console import Console
 from vigil.address import normalize_address, read_addresses
 from vigil.claims import Window
 from vigil.db import Connection
+from vigil.display import talk_to_people
 from vigil.embedded import embedded_postgres
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, UsageError
 from vigil.migrate import pending
@@ -103,9 +104,9 @@ def database(settings: Settings) -> Iterator[str]:
 @contextmanager
 def prepared(settings: Settings, *, quiet: bool = False) -> Iterator[tuple[str, Console]]:
     """The database with its schema up to date, and where to talk to people."""
-    console = Console(stderr=True, quiet=quiet)
+    console = talk_to_people(quiet=quiet)
     with database(settings) as dsn:
-        run_async(prepare_database(dsn, notice=console.print))
+        run_async(prepare_database(dsn, notice=lambda text: console.print(text, highlight=False, soft_wrap=True)))
         yield dsn, console
 
 

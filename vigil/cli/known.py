@@ -66,7 +66,12 @@ def migrate(
         if dry_run:
             run_async(_preview(dsn, settings, adopt=adopt, hypertable=hypertable))
         elif adopt:
-            _print_adoption(run_async(adopting.adopt(dsn, settings.fills_columns, hypertable=hypertable, tell=_say)))
+            try:
+                result = run_async(adopting.adopt(dsn, settings.fills_columns, hypertable=hypertable, tell=_say))
+            except (typer.Exit, SystemExit):
+                _say("the adoption was interrupted: what is done stays done, the same command goes on")
+                raise
+            _print_adoption(result)
         else:
             _print_applied(run_async(prepare_database(dsn, notice=_say)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ from vigil.cli.common import (
 from vigil.display import REFRESH_SECONDS, log_to
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
 from vigil.load.loading import Load, LoadTally, known_files
-from vigil.load.places import Item, find
+from vigil.load.places import STDIN, Item, find
 from vigil.pipeline import tend_after
 from vigil.settings import DEFAULT_END, Settings, load_settings, parse_instant
 from vigil.simulator import DEFAULT_NOW_MS, Population
@@ -72,6 +73,10 @@ def load(
     Examples: `load archive/` · `load 's3://hl-mainnet-node-data/node_fills_by_block/hourly/20250801/*'`
     """
     settings = load_settings()
+    if STDIN in paths and users_file == STDIN:
+        raise UsageError("Standard input can't be both the fills and the users.", hint="Give one of them as a file.")
+    if STDIN in paths and sys.stdin is None:
+        raise UsageError("Standard input is closed: there is nothing to read on it.")
     scope = _scope(start, end, read_users(user, users_file))
     items = find(paths)
     if dry_run:
@@ -94,12 +99,15 @@ def _scope(start: str | None, end: str | None, users: list[str] | None) -> Scope
     end_ms = default.end_ms if end is None else parse_instant(end, flag="--end")
     if start_ms >= end_ms:
         raise UsageError(f"--start {start} is not before --end {end}.")
+    if users is not None and not users:
+        raise UsageError("No users given.", hint="Name addresses with --user, or a file with --users-file PATH.")
     return Scope(start_ms, end_ms, None if users is None else frozenset(users))
 
 
 def _load(settings: Settings, dsn: str, console: Console, items: Sequence[Item], **how: Any) -> int:
     if any(item.is_stdin for item in items):
-        console.print("standard input has no name to go on by: interrupted, it is to be sent again from its beginning")
+        text = "standard input has no name to go on by: interrupted, it is to be sent again from its beginning"
+        console.print(text, soft_wrap=True)
     with _display(console, settings.progress_seconds) as display:
         job = Load(settings, dsn, items, display=display, **how)
         try:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from vigil.display import Progress, progress_display
-from vigil.errors import VigilError
+from vigil.errors import EXIT_DONE, VigilError
 from vigil.events import Events
 from vigil.metrics import metered
 from vigil.pipeline import Display
@@ -55,6 +55,14 @@ class Talk:
                 yield events
         except VigilError as error:
             events.error(error)
+            raise
+        except (SystemExit, typer.Exit) as stop:  # a signal before the run had begun
+            code = stop.exit_code if isinstance(stop, typer.Exit) else stop.code
+            if isinstance(code, int) and code != EXIT_DONE:
+                events.emit("error", message="interrupted before anything was read", hint=None, exit_code=code)
+            raise
+        except Exception as bug:
+            events.error(VigilError(f"a bug of vigil: {type(bug).__name__}: {bug}"))
             raise
 
     @contextmanager

@@ -67,6 +67,10 @@ def read(request: Request) -> None:
         _send(Frame())
     except VigilError as error:
         _send(Frame(failure=Failure(type(error).__name__, str(error), error.hint)))
+    except BrokenPipeError:  # nobody takes the batches any more
+        raise
+    except OSError as error:  # a bucket's Parquet is brought to this machine's disk
+        _send(Frame(failure=Failure(ArchiveUnavailable.__name__, f"it can't be read: {error.strerror or error}", "")))
 
 
 def _send(frame: Frame) -> None:

@@ -39,6 +39,7 @@ class Known:
 class _Candidate:
     file_id: int
     item: Item
+    scope: str
     place: Place
 
 
@@ -117,7 +118,9 @@ class Manifest:
             )
             assert row is not None  # noqa: S101  it returns the row it makes or takes
             candidates = [
-                _Candidate(one["file_id"], Item(one["name"], one["size_bytes"], one["version"]), _place(one))
+                _Candidate(
+                    one["file_id"], Item(one["name"], one["size_bytes"], one["version"]), one["scope"], _place(one)
+                )
                 for one in found
             ]
             return Taken(item, row["file_id"], row["complete"], _place(row), candidates)
@@ -131,7 +134,8 @@ class Manifest:
         like = [one for one in taken.candidates if one.place == place]
         own = [one for one in like if one.file_id == taken.file_id]
         old = next(iter(own or like), None)
-        grown = old is not None and old.item.name == taken.item.name
+        # The row of a file read in full still tells so when a part of it is asked for.
+        grown = old is not None and old.item.name == taken.item.name and old.scope == self._scope
 
         async def attempt(connection: Connection) -> None:
             async with connection.transaction():

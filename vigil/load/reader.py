@@ -98,8 +98,10 @@ class Reader:
             (length,) = LENGTH.unpack(await self._process.stdout.readexactly(LENGTH.size))
             frame = _decode(await self._process.stdout.readexactly(length))
         except asyncio.IncompleteReadError:
+            code = await self._process.wait()
+            why = f"killed by signal {-code}, perhaps for want of memory" if code < 0 else "by the error told above"
             raise VigilError(
-                "The process that decodes ended early: out of memory, or killed.",
+                f"The process that decodes ended early: {why}.",
                 hint="Run the same command again: it goes on with what is missing.",
             ) from None
         self._ended = frame.batch is None

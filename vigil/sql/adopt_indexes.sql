@@ -9,7 +9,7 @@ SELECT
         ORDER BY part.place
     ) END AS columns,
     EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x')) AS constraint,
-    i.indpred IS NOT NULL AS partial,
+    i.indpred IS NOT NULL OR NOT i.indimmediate AS partial,
     i.indisvalid AS valid,
     ARRAY (
         SELECT format('%s of %s', conname, conrelid::regclass) FROM pg_constraint

@@ -11,10 +11,11 @@ SELECT
     current_schema()::text AS current_schema,
     pg_has_role(c.relowner, 'USAGE') AS owned,
     has_schema_privilege(n.oid, 'CREATE') AS may_create,
-    greatest((SELECT sum(greatest(p.reltuples, 0)) FROM parts JOIN pg_class AS p USING (oid)), 0)::bigint AS rows,
+    greatest((SELECT sum(greatest(p.reltuples, 0)) FROM parts JOIN pg_class AS p USING (oid) WHERE p.relkind = 'r'), 0)::bigint AS rows,
     (SELECT sum(pg_table_size(parts.oid)) FROM parts)::bigint AS bytes,
     EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid) OR (SELECT count(*) FROM parts) > 1 AS inherits,
     c.relrowsecurity AS row_security,
+    EXISTS (SELECT FROM parts JOIN pg_class AS p USING (oid) WHERE p.relpersistence = 'u') AS unlogged,
     ARRAY (
         SELECT DISTINCT v.oid::regclass::text
         FROM pg_depend AS d

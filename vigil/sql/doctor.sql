@@ -9,7 +9,8 @@ SELECT
     clock_timestamp() AS now,
     current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
         AS max_connections,
-    (SELECT count(*)::integer FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+    -- Of others' sessions an ordinary role is not told what they are: those of no database are the server's own.
+    (SELECT count(*)::integer FROM pg_stat_activity WHERE datid IS NOT NULL) AS connections,
     current_user::text AS role,
     has_schema_privilege('public', 'CREATE') AS may_create,
     has_database_privilege(current_database(), 'TEMPORARY') AS may_temporary,
