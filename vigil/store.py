@@ -14,9 +14,8 @@ constraint that somebody added) is found by halving the batch and goes to `rejec
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -249,7 +248,7 @@ async def _upsert(connection: Connection, lines: bytes, count: int) -> tuple[dic
     need not add up.
     """
     await connection.execute("TRUNCATE staged_lines")
-    await connection.copy_to_table("staged_lines", source=io.BytesIO(lines), columns=COPY_COLUMNS, format="text")
+    await connection.copy_to_table("staged_lines", source=_whole(lines), columns=COPY_COLUMNS, format="text")
     staged = await connection.fetch(sql("staged_users"))
     inserted: dict[str, int] = {}
     present, changed = 0, 0
@@ -267,6 +266,11 @@ async def _upsert(connection: Connection, lines: bytes, count: int) -> tuple[dic
         present, changed = await _compare(connection)
     updated = await connection.fetchval(sql("update_fills")) if changed else 0
     return inserted, updated, present - changed - sum(inserted.values())
+
+
+async def _whole(lines: bytes) -> AsyncIterator[bytes]:
+    """Not as a file: asyncpg would read that in a thread, piece by piece, and wait for its turn at each."""
+    yield lines
 
 
 async def _compare(connection: Connection) -> tuple[int, int]:

@@ -759,7 +759,8 @@ def test_a_deadlock_is_retried_and_the_batch_applied_once(migrated_url: str) -> 
 
 def test_a_column_that_would_refuse_every_row_is_found_before_the_run(migrated_url: str) -> None:
     async def scenario() -> None:
-        await tell(migrated_url, "ALTER TABLE fills ADD COLUMN block_number bigint NOT NULL")
+        await tell(migrated_url, "ALTER TABLE fills ADD COLUMN block_number bigint")
+        await tell(migrated_url, "ALTER TABLE fills ALTER COLUMN block_number SET NOT NULL")
         connection = await asyncpg.connect(migrated_url)
         try:
             with pytest.raises(SchemaMismatch, match="block_number"):
