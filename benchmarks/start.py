@@ -74,7 +74,8 @@ async def memory(url: str, concurrency: int, seconds: float) -> None:
     flags = ("--concurrency", concurrency)
     async with (
         simulated("--weight-per-minute", 0) as exchange,
-        working(url, exchange, *flags, VIGIL_WEIGHT_PER_MINUTE=NO_BUDGET) as pid,
+        # A lane of its own: the one before was killed, and what it may have spent counts for a minute more.
+        working(url, exchange, *flags, VIGIL_WEIGHT_PER_MINUTE=NO_BUDGET, VIGIL_LANE=f"of {concurrency}") as pid,
     ):
         await asyncio.sleep(seconds)
         largest, rows = peak_mib(pid), stats(exchange)["rows_served"]
