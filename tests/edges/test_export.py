@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import gzip
 import io
 import json
@@ -21,7 +20,7 @@ import asyncpg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.kit.backfill import ask, tell
@@ -621,12 +620,17 @@ def test_spans_are_everybody_once_and_in_order(expected: int, named: set[int] | 
     assert len(found) >= expected / SPAN_ROWS / 2
 
 
+def quoted(value: str) -> str:
+    """As the server writes it: unlike Python's writer it quotes a carriage return, too."""
+    return '"' + value.replace('"', '""') + '"' if set(value) & set('",\r\n') else value
+
+
 @given(st.lists(st.lists(text, min_size=3, max_size=3), max_size=5))
+@example([["", "\r", ""]])
 @steadily(100)
 def test_a_row_of_csv_is_one_row_whatever_is_in_it(rows: list[list[str]]) -> None:
-    written = io.StringIO(newline="")
-    csv.writer(written, lineterminator="\n").writerows([[f"u{n}", "2024-03-01", *row] for n, row in enumerate(rows)])
-    block = written.getvalue().encode()
+    listed = [[f"u{n}", "2024-03-01", *row] for n, row in enumerate(rows)]
+    block = "".join(",".join(map(quoted, row)) + "\n" for row in listed).encode()
     found = list(lines.records(block))
     assert b"".join(found) == block
     assert [(lines.user_of(one), lines.month_of(one)) for one in found] == [
