@@ -293,9 +293,7 @@ def test_rows_that_somebody_else_adds_in_the_same_moment_are_there_already(migra
                     json.dumps(rows_of(1, 3)[0]),
                 )
                 commit = asyncio.create_task(writing.commit(chunk_of(rows_of(FEW_ROWS_A_USER))))
-                await until(
-                    migrated_url, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
-                )
+                await until(migrated_url, f"SELECT count(*) > 0 FROM {OWN_SESSIONS} WHERE wait_event_type = 'Lock'")
                 await theirs.commit()
                 done = await commit
                 assert (done.inserted, done.updated + done.already_there) == (FEW_ROWS_A_USER - 1, 1)
