@@ -117,6 +117,7 @@ class HyperliquidAPI:
         self.prices = prices_of(self.source)
         queue, self.lanes = Queue(), read_lanes(self.settings.lane)[: 1 if limiter else None]
         self.limiters = [limiter] if limiter else [self._new_limiter(queue) for _ in self.lanes]
+        self._lane_of = dict(zip(self.limiters, self.lanes, strict=True))
         self.faults: Counter[str] = Counter()
         """What went wrong so far, by `Fault`: also what a retry then put right."""
         self.requests = 0
@@ -132,7 +133,7 @@ class HyperliquidAPI:
     async def __aenter__(self) -> Self:
         for lane in self.lanes:
             lane.check()
-        for lane, limiter in zip(self.lanes, self.limiters, strict=True):
+        for limiter, lane in self._lane_of.items():
             self._sessions[limiter] = await self._open.enter_async_context(self._new_session(lane))
         return self
 
@@ -297,8 +298,7 @@ class HyperliquidAPI:
                     ticket.answered = True
                     self._answered_once, self._silent_since = True, None
                     self._failures[limiter] = 0
-                    if self._parked:
-                        self._parked.discard(self.lanes[self.limiters.index(limiter)].name)
+                    self._parked.discard(self._lane_of[limiter].name)
                     return answer
 
     async def _ask_once(self, request: dict[str, Any], limiter: WeightLimiter, ticket: Ticket) -> bytes:
@@ -330,7 +330,7 @@ class HyperliquidAPI:
         """The body of a 200. Sets the ticket's weight where an error tells what was charged."""
         assert self._sessions, "use HyperliquidAPI as an async context manager"  # noqa: S101
         limit, session = self.settings.max_body_bytes, self._sessions[limiter]
-        to_proxy = self.lanes[self.limiters.index(limiter)].proxy_headers or None  # for the tunnel, if it takes one
+        to_proxy = self._lane_of[limiter].proxy_headers or None  # for the tunnel, if it takes one
         try:
             async with session.post(
                 self.source.api_url, json=request, allow_redirects=False, proxy_headers=to_proxy
@@ -372,7 +372,7 @@ class HyperliquidAPI:
 
     def _tell_parked(self, limiter: WeightLimiter, error: ExchangeError, pause: float) -> None:
         """Say once that an address fails while others go on; it is tried again by one request after each pause."""
-        name = self.lanes[self.limiters.index(limiter)].name
+        name = self._lane_of[limiter].name
         if not isinstance(error, ExchangeThrottled) and len(self.lanes) > 1 and name not in self._parked:
             self._parked.add(name)
             log.warning("lane %s is left out until it works: %s", name, error)

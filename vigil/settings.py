@@ -138,6 +138,12 @@ class Settings(BaseSettings):
     def _home(cls, path: Path) -> Path:
         return path.expanduser()
 
+    @field_validator("lane", mode="before")
+    @classmethod
+    def _several(cls, lane: object) -> object:
+        """A flag that was given more than once is a list."""
+        return ",".join(lane) if isinstance(lane, list) else lane
+
     @field_validator("api_url")
     @classmethod
     def _http_only(cls, url: str) -> str:
@@ -172,7 +178,7 @@ def load_settings(**overrides: Any) -> Settings:
     Raises: UsageError naming the variable, never its value when that is secret; also for a variable
     that is no setting but nearly one.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in overrides.items() if value not in (None, [])}
     try:
         _refuse_typos([*os.environ, *dotenv_values(ENV_FILE)])
         return Settings(**given)

@@ -132,7 +132,7 @@ def _audit(
     describe: Callable[[Account], str],
 ) -> int:
     """Run the audit, showing each user as it is done; returns the exit code."""
-    settings = load_settings(concurrency=concurrency, lane=",".join(lane) if lane else None)
+    settings = load_settings(concurrency=concurrency, lane=lane)
     selection = Selection(choice, sample or SAMPLE_WINDOWS, seed, read_users(user, users_file))
 
     def show(account: Account) -> None:

@@ -86,9 +86,7 @@ def run(
     """
     talk = Talk(progress, as_json, quiet, verbose)
     with talk.heard() as events:
-        settings = load_settings(
-            concurrency=concurrency, lane=",".join(lane) if lane else None, metrics_port=metrics_port
-        )
+        settings = load_settings(concurrency=concurrency, lane=lane, metrics_port=metrics_port)
         host = load_source(settings, source or MAIN_SOURCE)
         users = read_users(user, users_file)
         window = parse_window(settings, start, end)
@@ -140,9 +138,7 @@ def retry(
     """
     talk = Talk(progress, as_json, quiet, verbose)
     with talk.heard() as events:
-        settings = load_settings(
-            concurrency=concurrency, lane=",".join(lane) if lane else None, metrics_port=metrics_port
-        )
+        settings = load_settings(concurrency=concurrency, lane=lane, metrics_port=metrics_port)
         host = load_source(settings, source or MAIN_SOURCE)
         named = read_users(user, users_file)
         with prepared(settings, quiet=quiet) as (dsn, console):

@@ -35,7 +35,7 @@ def doctor(
 
     Examples: `vigil-backfill doctor` · `doctor --lane 192.0.2.1 --lane 192.0.2.2` · `doctor --settings --json`
     """
-    settings = load_settings(lane=",".join(lane) if lane else None)
+    settings = load_settings(lane=lane)
     console = Console(highlight=False, soft_wrap=True)
     told = settings_told(settings, _origin(lane)) if show_settings else []
     if not as_json:
