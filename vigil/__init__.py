@@ -27,7 +27,7 @@ rows as it does those of pages. `export` is the way out.
     load, export             archive files in; files out   adopt     a foreign `fills` becomes ours
     worker                   what a run and an audit share: identity, lease, lanes, client
     pager, writer            one user; the one writer      tally     a run in numbers
-    report                   read-only questions           blame     whose fault no answer is (pure)
+    status                   read-only questions           blame     whose fault no answer is (pure)
     api, store, lanes        the exchange's door; the batch's transaction; shares of an address's budget
     judge, urgency, upkeep   verdicts as users finish; whose history is being lost; chunks and aggregates tended
     claims                   whose user is whose: workers, leases, the fence

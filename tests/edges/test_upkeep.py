@@ -20,8 +20,8 @@ from vigil.claims import new_worker_id
 from vigil.db import Link, connect, session
 from vigil.judge import Judge
 from vigil.repair import Repair
-from vigil.report import read_status
 from vigil.simulator import Simulator
+from vigil.status import read_status
 from vigil.store import WRITER_SESSION
 from vigil.upkeep import Upkept, maintain
 from vigil.windows import Choice, Selection

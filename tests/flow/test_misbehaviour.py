@@ -24,9 +24,9 @@ from vigil.claims import Window
 from vigil.db import session
 from vigil.errors import ExchangeThrottled, ExchangeUnavailable, Fault
 from vigil.pipeline import Run
-from vigil.report import Status, read_status
 from vigil.simulator import FaultPlan, Simulator, SimulatorConfig, UserFault
 from vigil.simulator.faults import KINDS
+from vigil.status import Status, read_status
 from vigil.tally import Tally
 
 PAGE_ROWS = 500

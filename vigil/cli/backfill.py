@@ -33,9 +33,9 @@ from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, Vigil
 from vigil.events import Events
 from vigil.judge import Judge
 from vigil.pipeline import Run, Twap, tend_after
-from vigil.report import FailedUser, failed_users
 from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
 from vigil.sources import MAIN_SOURCE, load_source
+from vigil.status import FailedUser, failed_users
 from vigil.tally import Tally
 from vigil.verdict import Verdict
 

@@ -16,8 +16,8 @@ from vigil.db import session, sql
 from vigil.errors import UsageError
 from vigil.migrate import Migration, pending
 from vigil.pipeline import prepare_database
-from vigil.report import Status, list_users, read_status
 from vigil.settings import Settings, load_settings
+from vigil.status import Status, list_users, read_status
 from vigil.store import check_fills_table
 
 USERS_AT_ONCE = 10_000
