@@ -1,4 +1,4 @@
-"""Pages and archives to committed rows, against `psql \\copy` of a ready file into the same keyed table.
+"""Pages and archives to committed rows, against `psql \\copy` of a ready CSV into the same keyed table.
 
 The baseline does no JSON, no staging and no conflict handling: it is what the server itself needs for these
 rows with this key in this order. A ratio of 0.5 means that decoding, staging, upsert and progress cost as much again.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -22,11 +21,12 @@ from pathlib import Path
 import lz4.frame
 import msgspec
 
+from benchmarks.baselines.table import Page, copy_file, fresh_table, write_ready
 from vigil.beside import beside
 from vigil.claims import Claims, Window, hold_worker_lock, new_worker_id
 from vigil.db import Link, session
 from vigil.embedded import embedded_postgres
-from vigil.fills import COPY_COLUMNS, copy_line, decode_page
+from vigil.fills import decode_page
 from vigil.load.loading import Load
 from vigil.load.places import find
 from vigil.pipeline import prepare_database
@@ -44,8 +44,6 @@ DAY_MS = 86_400_000
 DAY_START_MS = 1_753_660_800_000
 FILES = 2
 
-Page = tuple[str, bytes]
-
 
 def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
@@ -60,12 +58,10 @@ async def measure(dsn: str, rows: int, place: Path) -> None:
     await prepare_database(dsn)
     pages = make_pages(rows)
     archives, events = make_archives(rows, place)
-    by_user, by_time = place / "by_user.txt", place / "by_time.txt"
-    by_user.write_text("".join(line for user, body in pages for line in ready_lines(user, body)))
-    by_time.write_text("".join(line for user, row in events for line in ready_lines(user, f"[{row}]".encode())))
-    print(
-        f"\n{rows:,} rows; as a share of what `psql \\copy` of a ready file makes of the same rows in the same order:"
-    )
+    by_user, by_time = place / "by_user.csv", place / "by_time.csv"
+    write_ready(by_user, pages)
+    write_ready(by_time, ((user, f"[{row}]".encode()) for user, row in events))
+    print(f"\n{rows:,} rows; as a share of what `psql \\copy` of a ready CSV makes of the same rows in the same order:")
     for name, ready, work, fresh in (
         ("pages, JSON to committed rows", by_user, lambda: commit_pages(dsn, pages), True),
         ("the same pages once more", by_user, lambda: commit_pages(dsn, pages), False),
@@ -114,17 +110,6 @@ def make_archives(rows: int, place: Path) -> tuple[list[str], list[tuple[str, st
     return paths, [(user, row) for _, user, row in events]
 
 
-def ready_lines(user: str, body: bytes) -> list[str]:
-    """The baseline's file, time already as Postgres prints it."""
-    lines = []
-    for fill in decode_page(body):
-        columns = copy_line(user, fill).split("\t")
-        whole, ms = divmod(fill.time, 1000)
-        columns[1] = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(whole)) + f".{ms:03}+00"
-        lines.append("\t".join(columns))
-    return lines
-
-
 async def empty(dsn: str) -> None:
     async with session(dsn) as connection:
         await connection.execute("TRUNCATE fills, backfill_progress, backfill_workers, backfill_files")
@@ -132,22 +117,8 @@ async def empty(dsn: str) -> None:
 
 async def copy_ready(dsn: str, ready: Path) -> None:
     """The rows into an empty table with the key of `fills`, a hypertable if that is one."""
-    columns = ["time" if name == "time_ms" else name for name in COPY_COLUMNS]
-    async with session(dsn) as connection:
-        await connection.execute("DROP TABLE IF EXISTS copied")
-        await connection.execute("CREATE TABLE copied (LIKE fills INCLUDING INDEXES)")
-        if await connection.fetchval("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'"):
-            await connection.execute(
-                "SELECT create_hypertable('copied', 'time', create_default_indexes => false,"
-                " chunk_time_interval => (SELECT time_interval FROM timescaledb_information.dimensions"
-                " WHERE hypertable_name = 'fills' LIMIT 1))"
-            )
-        if shutil.which("psql") is None:
-            await connection.copy_to_table("copied", source=ready, columns=columns, format="text")
-            return
-    copy = f"\\copy copied ({', '.join(columns)}) FROM '{ready}'"
-    process = await asyncio.create_subprocess_exec("psql", dsn, "-q", "-v", "ON_ERROR_STOP=1", "-c", copy)
-    assert await process.wait() == 0
+    await fresh_table(dsn, "copied")
+    await copy_file(dsn, "copied", ready)
 
 
 async def load(dsn: str, paths: list[str], *, jobs: int) -> None:

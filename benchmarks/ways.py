@@ -3,7 +3,7 @@
     python -m benchmarks.ways [ROWS] [--rounds N] [--only NAME ...]
 
 Every way starts from the same bodies of answers and ends with rows committed in an empty table with the
-columns, the key and the collation of `fills` (a hypertable where that is one). The two that copy a ready file
+columns, the key and the collation of `fills` (a hypertable where that is one). The two that copy a ready CSV
 do no JSON at all. `of \\copy` is the rate as a share of `psql \\copy` into that table, the mean of a run before and
 one after; rounds differ in order, and the median of them is told, with the lowest and the highest.
 
@@ -36,9 +36,9 @@ import msgspec
 
 from benchmarks.baselines.drivers import asyncpg_copy, asyncpg_executemany, psycopg_copy
 from benchmarks.baselines.replay import Traces, traced
-from benchmarks.baselines.table import Page, Write, copy_file, default_collation, fresh_table
+from benchmarks.baselines.table import Page, Write, copy_file, default_collation, fresh_table, write_ready
 from benchmarks.baselines.toolkits import dlt_merge, sqlalchemy_insert
-from benchmarks.ingest import PAGE, clock, commit_pages, empty, ready_lines
+from benchmarks.ingest import PAGE, clock, commit_pages, empty
 from vigil.db import session
 from vigil.embedded import embedded_postgres
 from vigil.pipeline import prepare_database
@@ -199,8 +199,8 @@ def keyed_pages(rows: int, page: int = PAGE) -> list[Page]:
 async def measure(dsn: str, rows: int, rounds: int, only: Sequence[str], place: Path) -> None:
     await prepare_database(dsn)
     pages = keyed_pages(rows)
-    ready = place / "ready.txt"
-    ready.write_text("".join(line for user, body in pages for line in ready_lines(user, body)))
+    ready = place / "ready.csv"
+    write_ready(ready, pages)
     contest = Contest(dsn, pages, ready, only)
     await contest.prepare()
     async with session(dsn) as connection:

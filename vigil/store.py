@@ -16,17 +16,17 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 import asyncpg
 
 from vigil.claims import claim_lost
+from vigil.copy_text import COPY_COLUMNS, Stretch, copy_lines, instant, rejected_line
 from vigil.cursor import Gap
 from vigil.db import Connection, Link, seconds, sql
 from vigil.errors import ClaimLost, SchemaMismatch, StoreError
-from vigil.fills import COPY_COLUMNS, Fill, Rejected, Stream, copy_line, rejected_line
+from vigil.fills import Fill, Rejected, Stream
 
 _ROW_REFUSED = (
     asyncpg.DataError,  # 22
@@ -37,6 +37,9 @@ _ROW_REFUSED = (
 
 FEW_ROWS_A_USER = 20
 """Below so many, looking for each user's rows first costs more than a look at each row."""
+
+COPY_PIECE_BYTES = 128 * 1024
+"""About what a socket takes at once: the transport moves all that it could not send to the front again."""
 
 REFUSED_ROWS = 500
 """So many rows of one batch refused by the database: it is the table, not they, and each costs some 20 ms."""
@@ -62,14 +65,17 @@ class Chunk:
     released: bool = False
     stream: Stream = Stream.FILLS
     lifetime_volume: Decimal | None = None
-    _lines: str | None = field(default=None, init=False, repr=False)
+    _lines: bytes | None = field(default=None, init=False, repr=False)
 
-    def encode(self) -> str:
+    def encode(self) -> bytes:
         """The rows as COPY text."""
         if self._lines is None:
-            user = self.user
-            self._lines = "".join([copy_line(user, fill) for fill in self.fills])
+            self._lines = copy_lines(self.user, self.fills)
         return self._lines
+
+    def stretch(self) -> Stretch:
+        """Of its fills, of which there must be one."""
+        return Stretch(self.user, instant(self.fills[0].time), instant(self.fills[-1].time), len(self.fills))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +162,9 @@ class Store:
         if newest is None:
             raise claim_lost()
         received = sum(len(chunk.fills) for chunk in chunks)
-        rows = await store_rows(connection, "".join([chunk.encode() for chunk in chunks]).encode(), received)
+        lines = b"".join([chunk.encode() for chunk in chunks])
+        stretches = [chunk.stretch() for chunk in chunks if chunk.fills]
+        rows = await store_rows(connection, lines, received, stretches)
         rejected = [(chunk.user, row) for chunk in chunks for row in chunk.rejected] + rows.refused
         newly_rejected = await store_rejected(connection, rejected)
         await _store_gaps(connection, chunks)
@@ -211,20 +219,52 @@ async def prepare_staging(connection: Connection) -> None:
     await connection.execute(sql("staging"))
 
 
-async def store_rows(connection: Connection, lines: bytes, count: int) -> StoredRows:
-    """Upsert `count` rows, given as lines of COPY text, in the caller's transaction."""
+async def store_rows(connection: Connection, lines: bytes, count: int, stretches: Sequence[Stretch] = ()) -> StoredRows:
+    """Store `count` rows, given as lines of COPY text, in the caller's transaction.
+
+    `stretches` tell of all of them, or of none.
+    """
     rows = StoredRows()
-    await _store_or_halve(connection, lines, count, rows)
+    met = False
+    if stretches and len(stretches) * FEW_ROWS_A_USER <= count:
+        users, first, last, _ = zip(*stretches, strict=True)
+        met = await connection.fetchval(sql("any_stored"), users, first, last)
+        if not met and await _copy_new(connection, lines, count):
+            for stretch in stretches:
+                rows.inserted[stretch.user] += stretch.rows
+            return rows
+    await _store_or_halve(connection, lines, count, rows, met=met)
     return rows
 
 
-async def _store_or_halve(connection: Connection, lines: bytes, count: int, result: StoredRows) -> None:
+async def _copy_new(connection: Connection, lines: bytes, count: int) -> bool:
+    """COPY rows straight into `fills`: each is written once, where the upsert writes it twice. False, and nothing
+    done, where one of them is refused: it is in the batch twice, or somebody else's since a moment ago, or odd."""
+    try:
+        async with connection.transaction():
+            answer = await _copy(connection, "fills", lines)
+    except _ROW_REFUSED:
+        return False
+    if answer != f"COPY {count}":
+        raise StoreError(f"{count} rows were sent to the database, and it answered: {answer}.")
+    return True
+
+
+async def _copy(connection: Connection, table: str, lines: bytes) -> str:
+    async def pieces() -> AsyncIterator[bytes]:
+        for begin in range(0, len(lines), COPY_PIECE_BYTES):
+            yield lines[begin : begin + COPY_PIECE_BYTES]
+
+    return await connection.copy_to_table(table, source=pieces(), columns=COPY_COLUMNS, format="text")
+
+
+async def _store_or_halve(connection: Connection, lines: bytes, count: int, result: StoredRows, *, met: bool) -> None:
     """Upsert; halve the lines until the row that the database refuses stands alone."""
     if not count:
         return
     try:
         async with connection.transaction():
-            inserted, updated, already_there = await _upsert(connection, lines, count)
+            inserted, updated, already_there = await _upsert(connection, lines, count, met=met)
     except _ROW_REFUSED as error:
         if len(result.refused) >= REFUSED_ROWS:
             raise StoreError(f"The database refuses row after row of one batch: {error}.") from error
@@ -233,32 +273,24 @@ async def _store_or_halve(connection: Connection, lines: bytes, count: int, resu
             return
         single = lines.splitlines(keepends=True)
         middle = count // 2
-        await _store_or_halve(connection, b"".join(single[:middle]), middle, result)
-        await _store_or_halve(connection, b"".join(single[middle:]), count - middle, result)
+        await _store_or_halve(connection, b"".join(single[:middle]), middle, result, met=met)
+        await _store_or_halve(connection, b"".join(single[middle:]), count - middle, result, met=met)
         return
     result.inserted.update(inserted)
     result.updated += updated
     result.already_there += already_there
 
 
-async def _upsert(connection: Connection, lines: bytes, count: int) -> tuple[dict[str, int], int, int]:
-    """COPY to staging, insert what is new, update what changed.
+async def _upsert(connection: Connection, lines: bytes, count: int, *, met: bool) -> tuple[dict[str, int], int, int]:
+    """COPY to staging, insert what is new, update what changed; `met`: some are there already, and likely all.
 
     Returns rows inserted by user, updated, and there already: each counted by itself, so that they
     need not add up.
     """
-    await connection.execute("TRUNCATE staged_lines")
-    await connection.copy_to_table("staged_lines", source=_whole(lines), columns=COPY_COLUMNS, format="text")
-    staged = await connection.fetch(sql("staged_users"))
+    await connection.execute("TRUNCATE staged_fills")
+    await _copy(connection, "staged_fills", lines)
     inserted: dict[str, int] = {}
-    present, changed = 0, 0
-    if len(staged) * FEW_ROWS_A_USER <= count:
-        if not await connection.fetchval(sql("any_stored")):
-            with suppress(asyncpg.UniqueViolationError):  # a row twice in the batch, or somebody else's a moment ago
-                async with connection.transaction():
-                    await connection.execute(sql("insert_new"))
-                return {row["user_address"]: row["rows"] for row in staged}, 0, 0
-        present, changed = await _compare(connection)
+    present, changed = await _compare(connection) if met else (0, 0)
     if present != count:
         inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
         if sum(inserted.values()) == count:
@@ -266,11 +298,6 @@ async def _upsert(connection: Connection, lines: bytes, count: int) -> tuple[dic
         present, changed = await _compare(connection)
     updated = await connection.fetchval(sql("update_fills")) if changed else 0
     return inserted, updated, present - changed - sum(inserted.values())
-
-
-async def _whole(lines: bytes) -> AsyncIterator[bytes]:
-    """Not as a file: asyncpg would read that in a thread, piece by piece, and wait for its turn at each."""
-    yield lines
 
 
 async def _compare(connection: Connection) -> tuple[int, int]:

@@ -6,11 +6,12 @@ import importlib
 from collections.abc import Sequence
 
 from benchmarks.baselines.parsed import rows
-from benchmarks.baselines.table import COLUMNS, Page
+from benchmarks.baselines.table import Page
+from vigil.copy_text import COPY_COLUMNS
 from vigil.db import session
 
 INSERT = (
-    f"INSERT INTO {{}} ({', '.join(COLUMNS)}) VALUES ({', '.join(f'${i + 1}' for i in range(len(COLUMNS)))})"
+    f"INSERT INTO {{}} ({', '.join(COPY_COLUMNS)}) VALUES ({', '.join(f'${i + 1}' for i in range(len(COPY_COLUMNS)))})"
     " ON CONFLICT DO NOTHING"
 )
 
@@ -19,7 +20,7 @@ async def asyncpg_copy(dsn: str, table: str, pages: Sequence[Page]) -> None:
     """`copy_records_to_table`: binary COPY, with its codec of NUMERIC. A row that is there already ends it."""
     async with session(dsn) as connection:
         for user, body in pages:
-            await connection.copy_records_to_table(table, records=list(rows(user, body)), columns=COLUMNS)
+            await connection.copy_records_to_table(table, records=list(rows(user, body)), columns=COPY_COLUMNS)
 
 
 async def asyncpg_executemany(dsn: str, table: str, pages: Sequence[Page]) -> None:
@@ -31,7 +32,7 @@ async def asyncpg_executemany(dsn: str, table: str, pages: Sequence[Page]) -> No
 async def psycopg_copy(dsn: str, table: str, pages: Sequence[Page]) -> None:
     """`COPY` by `write_row`. A row that is there already ends it."""
     psycopg = importlib.import_module("psycopg")
-    copy = f"COPY {table} ({', '.join(COLUMNS)}) FROM STDIN"
+    copy = f"COPY {table} ({', '.join(COPY_COLUMNS)}) FROM STDIN"
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         for user, body in pages:
             async with connection.cursor() as cursor, cursor.copy(copy) as copying:

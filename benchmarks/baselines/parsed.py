@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from benchmarks.baselines.table import COLUMNS
+from vigil.copy_text import COPY_COLUMNS
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WIRE_NAMES = (
@@ -20,7 +20,7 @@ AsJson = Callable[[Any], Any]
 
 
 def rows(user: str, body: bytes, as_json: AsJson = json.dumps) -> Iterator[tuple[Any, ...]]:
-    """Tuples in the order of COLUMNS; `as_json` is how the driver wants its jsonb."""
+    """Tuples in the order of COPY_COLUMNS; `as_json` is how the driver wants its jsonb."""
     known, last, seq = set(WIRE_NAMES), -1, 0
     for row in json.loads(body):
         seq = seq + 1 if row["time"] == last else 0
@@ -46,8 +46,8 @@ def rows(user: str, body: bytes, as_json: AsJson = json.dumps) -> Iterator[tuple
             row.get("twapId"),
             row.get("cloid"),
             None if built is None else Decimal(built),
-            None if liquidation is None else as_json(liquidation),
             seq,
+            None if liquidation is None else as_json(liquidation),
             as_json(beyond) if beyond else None,
             None,
         )
@@ -55,4 +55,4 @@ def rows(user: str, body: bytes, as_json: AsJson = json.dumps) -> Iterator[tuple
 
 def dicts(user: str, body: bytes) -> list[dict[str, Any]]:
     """The same by column, jsonb as Python has it."""
-    return [dict(zip(COLUMNS, row, strict=True)) for row in rows(user, body, lambda value: value)]
+    return [dict(zip(COPY_COLUMNS, row, strict=True)) for row in rows(user, body, lambda value: value)]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
+from vigil.copy_text import COPY_COLUMNS, copy_line, line_columns
 from vigil.db import Connection, session
-from vigil.fills import COPY_COLUMNS
+from vigil.fills import decode_page
 
-COLUMNS = tuple("time" if name == "time_ms" else name for name in COPY_COLUMNS)
 KEY = ("user_address", "time", "coin", "oid", "tid", "side")
 
 Page = tuple[str, bytes]
@@ -53,13 +54,21 @@ async def default_collation(connection: Connection) -> str | None:
     return next((name for name in COLLATIONS if name in known), None)
 
 
+def write_ready(path: Path, pages: Iterable[Page]) -> None:
+    """The rows of the pages as CSV, columns as in COPY_COLUMNS."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        for user, body in pages:
+            writer.writerows(line_columns(copy_line(user, fill)).values() for fill in decode_page(body))
+
+
 async def copy_file(dsn: str, table: str, ready: Path) -> None:
-    """`psql \\copy` of a ready file in the text format; where there is no psql, asyncpg copies it."""
+    """`psql \\copy` of a ready CSV; where there is no psql, asyncpg copies it."""
     if shutil.which("psql") is None:
         async with session(dsn) as connection:
-            await connection.copy_to_table(table, source=ready, columns=COLUMNS, format="text")
+            await connection.copy_to_table(table, source=ready, columns=COPY_COLUMNS, format="csv")
         return
-    copy = f"\\copy {table} ({', '.join(COLUMNS)}) FROM '{ready}'"
+    copy = f"\\copy {table} ({', '.join(COPY_COLUMNS)}) FROM '{ready}' (FORMAT csv)"
     process = await asyncio.create_subprocess_exec(
         "psql", dsn, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", copy, env={**os.environ, "PGTZ": "UTC"}
     )

@@ -371,7 +371,7 @@ def test_a_load_that_lost_its_file_to_another_commits_nothing_more(migrated_url:
             taken = await one.take(item, again=False)
             await other.take(item, again=False)
             with pytest.raises(ClaimLost, match="taken"):
-                await one.commit(taken, Batch(taken.place, b"", 0, last=True))
+                await one.commit(taken, Batch(taken.place, last=True))
         finally:
             await one.close()
             await other.close()

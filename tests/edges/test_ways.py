@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks.baselines.replay import dead_tuples, traced, versions
-from benchmarks.baselines.table import COLUMNS, Page, copy_file, default_collation, fresh_table
-from benchmarks.ingest import commit_pages, ready_lines
+from benchmarks.baselines.table import Page, copy_file, default_collation, fresh_table, write_ready
+from benchmarks.ingest import commit_pages
 from benchmarks.ways import BASELINE, OTHER_KEY, OURS, TABLE, WAYS, Contest, keyed_pages
 from tests.kit.loop import run
+from vigil.copy_text import COPY_COLUMNS
 from vigil.db import session
 
 ROWS, PAGE_ROWS = 400, 100
-THEIRS = ", ".join(f'{name} COLLATE "C"' if name in ("user_address", "coin", "side") else name for name in COLUMNS)
+THEIRS = ", ".join(f'{name} COLLATE "C"' if name in ("user_address", "coin", "side") else name for name in COPY_COLUMNS)
 DIFFERING = f"""
-    WITH mine AS (SELECT {", ".join(COLUMNS)} FROM fills), theirs AS (SELECT {THEIRS} FROM {TABLE})
+    WITH mine AS (SELECT {", ".join(COPY_COLUMNS)} FROM fills), theirs AS (SELECT {THEIRS} FROM {TABLE})
     SELECT (SELECT count(*) FROM (SELECT * FROM mine EXCEPT ALL SELECT * FROM theirs) AS lost)
         + (SELECT count(*) FROM (SELECT * FROM theirs EXCEPT ALL SELECT * FROM mine) AS made_up)
 """
@@ -59,8 +60,8 @@ def test_every_way_by_hand_writes_the_rows_that_vigil_stores(name: str, migrated
 
 
 def test_the_ready_file_holds_the_rows_that_vigil_stores(migrated_url: str, pages: list[Page], tmp_path: Path) -> None:
-    ready = tmp_path / "ready.txt"
-    ready.write_text("".join(line for user, body in pages for line in ready_lines(user, body)))
+    ready = tmp_path / "ready.csv"
+    write_ready(ready, pages)
 
     async def scenario() -> list[int]:
         await commit_pages(migrated_url, pages)
@@ -116,8 +117,8 @@ def test_a_round_has_every_way_that_is_installed_and_names_the_others(
 ) -> None:
     for package in ("psycopg", "sqlalchemy", "dlt"):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    ready = tmp_path / "ready.txt"
-    ready.write_text("".join(line for user, body in pages for line in ready_lines(user, body)))
+    ready = tmp_path / "ready.csv"
+    write_ready(ready, pages)
     contest = Contest(migrated_url, pages, ready, only=())
 
     async def scenario() -> None:

@@ -24,7 +24,8 @@ from tests.kit.factories import Row, steadily, wire_row, wire_row_2023
 from vigil.archives import EVERYTHING, Batch, BatchSize, NotFills, Place, Scope, batches
 from vigil.archives import lines as lines_module
 from vigil.archives.unpack import unpacked
-from vigil.fills import Rejected, line_columns
+from vigil.copy_text import instant, line_columns
+from vigil.fills import Rejected
 
 SIZE = BatchSize(7, 1 << 20)
 
@@ -121,9 +122,9 @@ def test_a_row_keeps_everything() -> None:
     extra = json.loads(row.pop("extra") or "")
     assert extra == {"builder": "0xb", "deployerFee": "0.5", "priorityGas": 12, "feeTrialEscrow": "0.1"}
     assert row == {
-        "user_address": USERS[0], "time_ms": str(START), "coin": "BTC", "side": "A", "px": "42000.5", "sz": "0.01",
+        "user_address": USERS[0], "time": instant(START), "coin": "BTC", "side": "A", "px": "42000.5", "sz": "0.01",
         "start_position": "0.0", "closed_pnl": "0.0", "fee": "0.105001", "dir": "Open Long", "hash": fill["hash"],
-        "oid": "10007", "crossed": "False", "fee_token": "USDC", "tid": "7", "twap_id": "9", "cloid": "0xc",
+        "oid": "10007", "crossed": "false", "fee_token": "USDC", "tid": "7", "twap_id": "9", "cloid": "0xc",
         "builder_fee": "0.01", "liquidation": '{"markPx":"1.50","method":"market"}', "seq": None,
         "block_time": "2025-07-28T00:00:00.273720Z",
     }  # fmt: skip
@@ -341,7 +342,7 @@ def test_parquet_with_the_apis_names_is_read_like_its_rows() -> None:
     liquidation, extra = json.loads(first["liquidation"] or ""), json.loads(first["extra"] or "")
     assert liquidation == {"markPx": "1.5", "method": "m"}
     assert extra == {"builder": "0xb"}
-    same = {"liquidation": None, "extra": expected["extra"], "block_time": None, "crossed": "True"}
+    same = {"liquidation": None, "extra": expected["extra"], "block_time": None}
     assert first | same == expected
     assert first["block_time"] == "2025-07-28T08:50:10.273720Z"
     assert {row["twap_id"] for row in found.columns} == {None, "5"}
@@ -367,7 +368,7 @@ def test_an_amount_is_the_same_number_whatever_its_column_is(kind: Any, value: A
 def test_a_time_may_be_a_timestamp_of_any_unit(unit: str) -> None:
     moments = [EPOCH + timedelta(milliseconds=START + n) for n in (1, 2, 3)]
     found = read(parquet(camel_case(3, time=pa.array(moments, pa.timestamp(unit, "UTC")))))
-    assert [row["time_ms"] for row in found.columns] == [str(START + n) for n in (1, 2, 3)]
+    assert [row["time"] for row in found.columns] == [instant(START + n) for n in (1, 2, 3)]
 
 
 def test_rows_of_parquet_that_can_not_be_fills_are_rejected_alone() -> None:
@@ -484,7 +485,8 @@ def test_ordinary_lines_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_archives_of_recorded_rows_come_out_as_they_were_recorded(real_fills: Path) -> None:
-    from vigil.fills import copy_line, decode_page
+    from vigil.copy_text import copy_line
+    from vigil.fills import decode_page
 
     path = next(path for path in sorted(real_fills.glob("*.json")) if path.read_bytes().lstrip()[:1] == b"[")
     rows = json.loads(path.read_bytes())

@@ -13,19 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kit.factories import USER, Row, body_of, fill_of, page_of, steadily, wire_row, wire_row_2023
-from vigil.fills import (
-    BIGINT_MAX,
+from vigil.copy_text import (
     COPY_COLUMNS,
-    LATEST_MS,
-    Fill,
-    Page,
-    UndecodablePage,
+    Stretch,
     archived_line,
     copy_line,
-    decode_page,
+    copy_lines,
+    instant,
     line_columns,
+    ms_of,
     rejected_line,
+    stretches_of,
 )
+from vigil.fills import BIGINT_MAX, LATEST_MS, Fill, Page, UndecodablePage, decode_page
 
 AMOUNTS = ("px", "sz", "startPosition", "closedPnl", "fee", "builderFee")
 
@@ -75,7 +75,9 @@ def unescape(text: str) -> str:
 
 
 def columns_of(fill: Fill) -> dict[str, str | None]:
-    return dict(zip(COPY_COLUMNS, copied(copy_line(USER, fill)), strict=True))
+    """As a line tells them, but for the time: in ms, as the exchange has it."""
+    columns = dict(zip(COPY_COLUMNS, copied(copy_line(USER, fill)), strict=True))
+    return columns | {"time": str(ms_of(columns["time"] or "")), "crossed": str(columns["crossed"]).capitalize()}
 
 
 # -- recorded answers ----------------------------------------------------------------------------
@@ -108,7 +110,7 @@ def test_every_recorded_row_comes_back_as_it_was_served(real_fills: Path) -> Non
 
 
 def test_every_recorded_row_has_columns_that_read_back_as_served(real_fills: Path) -> None:
-    names = {"time_ms": "time", "start_position": "startPosition", "closed_pnl": "closedPnl", "fee_token": "feeToken",
+    names = {"start_position": "startPosition", "closed_pnl": "closedPnl", "fee_token": "feeToken",
              "twap_id": "twapId", "builder_fee": "builderFee"}  # fmt: skip
     for name, rows in recordings(real_fills):
         for row, fill in zip(rows, page_of(rows), strict=True):
@@ -481,7 +483,7 @@ def test_a_page_edge_inside_a_millisecond_changes_no_derived_tid(names: list[str
 def test_a_copy_line_holds_every_column_in_order() -> None:
     row = wire_row(5, 7, cloid="0xc", builderFee="0.01", liquidation={"method": "market"}, twapId=3, new=[1])
     assert columns_of(fill_of(row)) == {
-        "user_address": USER, "time_ms": "5", "coin": "BTC", "side": "B", "px": "42000.5", "sz": "0.01",
+        "user_address": USER, "time": "5", "coin": "BTC", "side": "B", "px": "42000.5", "sz": "0.01",
         "start_position": "0.0", "closed_pnl": "0.0", "fee": "0.105001", "dir": "Open Long", "hash": row["hash"],
         "oid": "10007", "crossed": "True", "fee_token": "USDC", "tid": "7", "twap_id": "3", "cloid": "0xc",
         "builder_fee": "0.01", "liquidation": '{"method":"market"}', "seq": "0", "extra": '{"new":[1]}',
@@ -501,6 +503,39 @@ def test_an_archived_fill_has_the_time_of_its_block_and_no_place_among_what_the_
     archived = line_columns(archived_line(USER, fill, "2025-07-27T08:50:10.273720Z"))
     assert archived == known | {"seq": None, "block_time": "2025-07-27T08:50:10.273720Z"}
     assert line_columns(archived_line(USER, fill, None))["block_time"] is None
+
+
+@given(st.lists(st.tuples(storable, storable, st.none() | storable | st.just("null"), st.booleans()), max_size=4))
+@steadily(300)
+def test_many_lines_at_once_are_the_lines_one_by_one(told: list[tuple[str, str, str | None, bool]]) -> None:
+    fills = [
+        fill_of(wire_row(n, n, coin=coin, dir=direction, feeToken=direction, cloid=cloid, crossed=crossed))
+        for n, (coin, direction, cloid, crossed) in enumerate(told)
+    ]
+    assert copy_lines(USER, fills) == "".join(copy_line(USER, fill) for fill in fills).encode()
+
+
+@pytest.mark.parametrize("text", [",null", "null", "]", "[", '"', "{}", ",", "],[", "\\N", "", "é😀"])
+def test_a_text_like_the_punctuation_of_many_lines_is_not_taken_for_it(text: str) -> None:
+    page = page_of([wire_row(5, 1, coin=text, dir=text, cloid=text), wire_row(5, 2, twapId=1)])
+    lines = copy_lines(USER, page).decode()
+    assert lines == "".join(copy_line(USER, fill) for fill in page)
+    assert [copied(f"{line}\n")[2] for line in lines.removesuffix("\n").split("\n")] == [text, "BTC"]
+
+
+@given(st.integers(0, LATEST_MS))
+def test_an_instant_reads_back_as_its_milliseconds_and_sorts_as_they_do(ms: int) -> None:
+    assert ms_of(instant(ms)) == ms
+    assert instant(ms) <= instant(min(ms + 1, LATEST_MS))
+
+
+def test_sorted_lines_tell_how_many_rows_of_whom_lie_between_which_times() -> None:
+    others = [f"0x{n:040x}" for n in (1, 0xA, 0x10)]
+    lines = sorted(copy_line(user, fill_of(wire_row(time, time))) for user in others for time in (1000, 2500, 70_000))
+    assert stretches_of(lines) == [Stretch(user, instant(1000), instant(70_000), 3) for user in sorted(others)]
+    later, earlier = Stretch(min(others), instant(70_000), instant(70_000), 1), instant(1000)
+    assert stretches_of(lines[2:4]) == [later, Stretch(sorted(others)[1], earlier, earlier, 1)]
+    assert stretches_of([]) == []
 
 
 @given(storable, storable, st.one_of(st.none(), storable), st.dictionaries(storable, st.integers() | storable))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from vigil.copy_text import Stretch, stretches_of
 from vigil.fills import LATEST_MS, Rejected
 
 DIGEST_BYTES = 16
@@ -59,17 +60,32 @@ EVERYTHING = Scope()
 class Batch:
     """Rows to commit together, and how far the file is in when they are.
 
-    `lines` is COPY text, sorted, so that loads side by side touch the same keys in the same order; `users` are
-    those of its rows. `passed_over` rows are outside of the scope. `last`: the file goes no further; then `error`
+    `lines` is COPY text, sorted, so that loads side by side touch the same keys in the same order; `stretches` tell
+    whose they are. `passed_over` rows are outside of the scope. `last`: the file goes no further; then `error`
     tells what is wrong with it there, if anything is. `raw_bytes` of the file have been read so far.
     """
 
     place: Place
     lines: bytes = b""
-    rows: int = 0
-    users: tuple[str, ...] = ()
+    stretches: Sequence[Stretch] = ()
     rejected: tuple[tuple[str, Rejected], ...] = ()
     passed_over: int = 0
     last: bool = False
     error: str | None = None
     raw_bytes: int = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(stretch.rows for stretch in self.stretches)
+
+    @property
+    def users(self) -> list[str]:
+        return [stretch.user for stretch in self.stretches]
+
+
+def batch_of(
+    lines: list[str], place: Place, rejected: Sequence[tuple[str, Rejected]], passed_over: int, **end: Any
+) -> Batch:
+    """A batch of these lines, which it sorts."""
+    lines.sort()
+    return Batch(place, "".join(lines).encode(), stretches_of(lines), tuple(rejected), passed_over, **end)

@@ -18,13 +18,13 @@ from vigil.address import normalize_address
 from vigil.archives.batch import Scope
 from vigil.archives.documents import check_storable
 from vigil.archives.trouble import NotFills
+from vigil.copy_text import archived_line
 from vigil.errors import UsageError
 from vigil.fills import (
     BEYOND,
     Fill,
     Rejected,
     amounts_are_plain,
-    archived_line,
     derive_tid,
     fill_from,
     may_surprise,
@@ -68,7 +68,6 @@ class Rows:
 
     def clear(self) -> None:
         self.lines: list[str] = []
-        self.users: set[str] = set()
         self.rejected: list[tuple[str, Rejected]] = []
         self.passed_over = 0
 
@@ -102,12 +101,11 @@ class Rows:
             raise not_fills()
 
     def _add_events(self, events: Iterable[tuple[str, Fill]], block_time: str | None) -> None:
-        lines, users, addresses, scope = self.lines, self.users, self._addresses, self._scope
+        lines, addresses, scope = self.lines, self._addresses, self._scope
         for told, fill in events:
             user = addresses.get(told) or self._address(told)
             if self._everything or scope.wants(user, fill.time):
                 lines.append(archived_line(user, fill, block_time))
-                users.add(user)
             else:
                 self.passed_over += 1
 
@@ -159,7 +157,6 @@ class Rows:
             return
         if self._scope.wants(user, fill.time):
             self.lines.append(line)
-            self.users.add(user)
         else:
             self.passed_over += 1
 

@@ -13,27 +13,15 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, BinaryIO
 
-from vigil.archives.batch import BEGINNING, DIGEST_BYTES, Batch, BatchSize, Place, Scope
+from vigil.archives.batch import BEGINNING, DIGEST_BYTES, Batch, BatchSize, Place, Scope, batch_of
 from vigil.archives.documents import as_document, check_storable, document_of
 from vigil.archives.lines import is_address, moment_of, not_fills
 from vigil.archives.trouble import NotFills
-from vigil.fills import (
-    COPY_COLUMNS,
-    LATEST_MS,
-    NULL,
-    NUMERIC,
-    WIRE_COLUMNS,
-    Rejected,
-    archived_line,
-    copy_text,
-    derive_tid,
-    encode_json,
-    fill_from,
-    uncopied,
-)
+from vigil.copy_text import COPY_COLUMNS, NULL, archived_line, copy_text, instant, uncopied
+from vigil.fills import LATEST_MS, NUMERIC, WIRE_COLUMNS, Rejected, derive_tid, encode_json, fill_from
 
-_NAMES = {name: name for name in COPY_COLUMNS} | WIRE_COLUMNS | {"time_ms": "time"} | {
-    "time": "time", "user": "user_address", "address": "user_address", "userAddress": "user_address",
+_NAMES = {name: name for name in COPY_COLUMNS} | WIRE_COLUMNS | {
+    "time_ms": "time", "user": "user_address", "address": "user_address", "userAddress": "user_address",
     "blockTime": "block_time",
 }  # fmt: skip
 _NEEDED = ("user_address", "time", "coin", "side", "px", "sz", "oid")
@@ -131,6 +119,7 @@ class _Columns:
         self._unknown = [n for n in table.schema.names if n not in columns and n not in _WITHOUT_MEANING]
         self._bad: dict[int, str] = {}
         self._beyond: dict[int, dict[str, Any]] = {}  # by row, what goes to `extra`
+        self._ms: list[int | None] = []
         self._text = {"block_time": self._column("block_time")}  # first: one that can't be read is in `extra`
         self._text |= {name: self._column(name) for name in COPY_COLUMNS if name != "block_time"}
         tids = self._text["tid"]
@@ -139,22 +128,18 @@ class _Columns:
     def batch(self) -> Batch:
         """The rows; its place is still to be told."""
         text, scope, everything = self._text, self._scope, self._scope == Scope()
-        users, times = text["user_address"], text["time_ms"]
+        users, times = text["user_address"], self._ms
         special = self._bad.keys() | self._nameless
         kept: list[str] = []
-        names: set[str] = set()
         rejected: list[tuple[str, Rejected]] = []
         lines = map("\t".join, zip(*(text[name] for name in COPY_COLUMNS), strict=True))
         for at, line in enumerate(lines):
-            told = self._one(at) if at in special else line + "\n"
+            told, ms = self._one(at) if at in special else line + "\n", times[at]
             if isinstance(told, Rejected):
                 rejected.append((users[at] if is_address(users[at]) else "", told))
-            elif everything or scope.wants(users[at], int(times[at])):
+            elif everything or (ms is not None and scope.wants(users[at], ms)):
                 kept.append(told)
-                names.add(users[at])
-        kept.sort()
-        passed_over = self._table.num_rows - len(kept) - len(rejected)
-        return Batch(BEGINNING, "".join(kept).encode(), len(kept), tuple(names), tuple(rejected), passed_over)
+        return batch_of(kept, BEGINNING, rejected, self._table.num_rows - len(kept) - len(rejected))
 
     def _one(self, at: int) -> str | Rejected:
         """A row by itself: without `tid`, or one that can't be a fill."""
@@ -162,7 +147,7 @@ class _Columns:
             if at in self._bad:
                 raise ValueError(self._bad[at])
             told = {wire: self._text[column][at] for wire, column in WIRE_COLUMNS.items()}
-            row: dict[str, Any] = {wire: uncopied(value) for wire, value in told.items()}
+            row: dict[str, Any] = {wire: uncopied(value) for wire, value in told.items()} | {"time": self._ms[at]}
             for wire in WIRE_COLUMNS.keys() & row.keys():
                 if row[wire] is not None and self._is_number(WIRE_COLUMNS[wire]):
                     row[wire] = _as_printed(row[wire])
@@ -171,8 +156,7 @@ class _Columns:
             fill = fill_from({name: value for name, value in row.items() if value is not None})
         except ValueError as error:
             (row,) = self._table.slice(at, 1).to_pylist()
-            time_ms = self._text["time_ms"][at]
-            return Rejected(json.dumps(row, default=str), str(error), None if time_ms == NULL else int(time_ms))
+            return Rejected(json.dumps(row, default=str), str(error), self._ms[at])
         fill.tid = derive_tid(fill)
         columns = archived_line(self._text["user_address"][at], fill, None).split("\t")
         for name in ("seq", "extra", "block_time"):
@@ -182,19 +166,19 @@ class _Columns:
     # -- columns -----------------------------------------------------------------------------
 
     def _column(self, name: str) -> list[str]:
-        theirs = self._theirs.get("time" if name == "time_ms" else name)
+        theirs = self._theirs.get(name)
         if theirs is None and name != "extra":
             return [NULL] * self._table.num_rows
         column = None if theirs is None else self._table.column(theirs)
         if name == "extra":
             return self._extras(column)
-        if name in ("time_ms", "block_time"):
-            values = self._times(column) if name == "time_ms" else self._moments(column)
+        if name in ("time", "block_time"):
+            values = self._times(column) if name == "time" else self._moments(column)
         elif name in _JSON:
             values = self._documents(name, column)
         else:
             values = self._texts(name, column)
-        if name in _NEEDED or name == "time_ms":
+        if name in _NEEDED:
             for at, value in enumerate(values):
                 if value == NULL:
                     self._bad.setdefault(at, f"it has no {name}")
@@ -253,7 +237,7 @@ class _Columns:
                     self._bad.setdefault(at, f"{name} is not what it must be")
 
     def _times(self, column: Any) -> list[str]:
-        """ms since 1970. Raises: NotFills for a type that is no time."""
+        """Also as ms since 1970, to `_ms`. Raises: NotFills for a type that is no time."""
         types = self._pa.types
         if types.is_timestamp(column.type):
             whole = self._pc.cast(column, self._pa.int64())
@@ -268,7 +252,8 @@ class _Columns:
             raise NotFills(f"It is Parquet, but its time is {column.type}, neither a timestamp nor milliseconds.")
         within = self._pc.and_(self._pc.greater_equal(milliseconds, 0), self._pc.less_equal(milliseconds, LATEST_MS))
         self._flag("time", within)
-        return self._pc.fill_null(self._pc.cast(milliseconds, self._pa.string()), NULL).to_pylist()  # type: ignore[no-any-return]
+        self._ms = milliseconds.to_pylist()
+        return [NULL if ms is None or not 0 <= ms <= LATEST_MS else instant(ms) for ms in self._ms]
 
     def _moments(self, column: Any) -> list[str]:
         """`block_time`, cut after the microsecond."""
@@ -286,7 +271,7 @@ class _Columns:
     def _documents(self, name: str, column: Any) -> list[str]:
         texts = []
         for at, value in enumerate(column.to_pylist()):
-            text = value if isinstance(value, str) else encode_json(as_document(value))
+            text = value if isinstance(value, str) or value is None else encode_json(as_document(value))
             try:
                 document = document_of(text) if text else None
             except (ValueError, RecursionError):

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
-from vigil.archives.batch import BEGINNING, DIGEST_BYTES, Batch, BatchSize, Place, Scope
+from vigil.archives.batch import BEGINNING, DIGEST_BYTES, Batch, BatchSize, Place, Scope, batch_of
 from vigil.archives.lines import Rows
 from vigil.archives.trouble import Damaged
 from vigil.archives.unpack import PIECE_BYTES, unpacked
@@ -78,18 +78,8 @@ def _line_batches(text: _Text, scope: Scope, size: BatchSize) -> Iterator[Batch]
 
 
 def _batch(rows: Rows, text: _Text, *, last: bool = False, error: str | None = None) -> Batch:
-    rows.lines.sort()
-    batch = Batch(
-        text.place,
-        "".join(rows.lines).encode(),
-        len(rows.lines),
-        tuple(rows.users),
-        tuple(rows.rejected),
-        rows.passed_over,
-        last,
-        error,
-        text.raw.bytes,
-    )
+    read = text.raw.bytes
+    batch = batch_of(rows.lines, text.place, rows.rejected, rows.passed_over, last=last, error=error, raw_bytes=read)
     rows.clear()
     return batch
 

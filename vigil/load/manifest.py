@@ -193,7 +193,7 @@ class Manifest:
         return done
 
     async def _store(self, connection: Connection, batch: Batch) -> Committed:
-        rows = await store_rows(connection, batch.lines, batch.rows)
+        rows = await store_rows(connection, batch.lines, batch.rows, batch.stretches)
         rows.check(batch.rows)
         rejected = [*batch.rejected, *rows.refused]
         newly_rejected = await store_rejected(connection, rejected)

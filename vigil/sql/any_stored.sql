@@ -1,11 +1,12 @@
--- Whether the table holds rows of a staged row's user within the times staged of that user: if not, all of them are new.
--- One look into the key's index for each user.
+-- Whether the table holds rows of users $1 between the times $2 and $3, both inclusive: if not, rows of theirs between
+-- those are new. One look into the key's index for each.
 SELECT EXISTS (
     SELECT
-    FROM (SELECT user_address, min(time) AS first, max(time) AS last FROM staged_fills GROUP BY user_address) AS s
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS told (user_address, first, last)
     CROSS JOIN LATERAL (
         SELECT FROM fills
-        WHERE fills.user_address = s.user_address AND fills.time BETWEEN s.first AND s.last
+        WHERE fills.user_address = told.user_address
+            AND fills.time BETWEEN told.first::timestamptz AND told.last::timestamptz
         LIMIT 1
     ) AS f
 );
