@@ -34,7 +34,7 @@ from vigil.settings import load_settings
 from vigil.simulator import Population
 from vigil.simulator.archives import blocks
 from vigil.store import WRITER_SESSION, Chunk, Store, prepare_staging
-from vigil.writer import BatchLimits, write_batches
+from vigil.writer import BatchLimits, ChunkQueue, write_batches
 
 ROWS = 240_000
 PAGE = 2_000
@@ -136,7 +136,7 @@ async def commit_pages(dsn: str, pages: list[Page]) -> None:
     claims = Claims(control, settings, worker, Window(0, 2**42), users=users)
     async with session(dsn) as connection:
         await connection.execute("TRUNCATE backfill_progress")
-    queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
+    queue = ChunkQueue(settings.queue_pages)
     bodies, left = dict(pages), iter(range(len(pages)))
 
     async def page_users() -> None:
@@ -154,7 +154,7 @@ async def commit_pages(dsn: str, pages: list[Page]) -> None:
         store = Store(writing, worker, lease_seconds=60)
         writer = asyncio.create_task(write_batches(queue, store.commit, limits, lambda *_: None))
         await asyncio.gather(*[page_users() for _ in range(settings.concurrency)])
-        await asyncio.wait({writer, asyncio.ensure_future(queue.join())}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({writer, asyncio.ensure_future(queue.drain())}, return_when=asyncio.FIRST_COMPLETED)
         writer.cancel()
         await asyncio.wait({writer})
     finally:

@@ -2,7 +2,7 @@
 
 A batch is closed at `rows`, at `bytes` of JSON, or when its first chunk has waited `seconds`,
 whichever comes first; a single chunk may be larger. `task_done` is called only after the commit,
-so `queue.join()` returns when everything queued is durable. Cancelled between commits it loses
+so `queue.drain()` returns when everything queued is durable. Cancelled between commits it loses
 nothing that was ever called durable; cancelled in a commit, the transaction is rolled back.
 Memory: rows waiting <= (queue + one a pager) pages + one batch.
 """
@@ -10,7 +10,8 @@ Memory: rows waiting <= (queue + one a pager) pages + one batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from vigil.store import Chunk, Committed
@@ -25,8 +26,37 @@ class BatchLimits:
     seconds: float
 
 
+class ChunkQueue(asyncio.Queue[Chunk]):
+    """Chunks on their way to the writer."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._draining = False
+        self._waiting: asyncio.Timeout | None = None
+
+    async def drain(self) -> None:
+        """Return when all that was queued is committed; no batch waits for more meanwhile."""
+        self._draining = True
+        if self._waiting is not None:
+            self._waiting.reschedule(asyncio.get_running_loop().time())
+        try:
+            await self.join()
+        finally:
+            self._draining = False
+
+    @asynccontextmanager
+    async def patience(self, seconds: float) -> AsyncIterator[None]:
+        """So long a batch waits for more in this block, which then ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if self._draining else seconds) as self._waiting:
+                try:
+                    yield
+                finally:
+                    self._waiting = None
+
+
 async def write_batches(
-    queue: asyncio.Queue[Chunk],
+    queue: ChunkQueue,
     commit: Callable[[Sequence[Chunk]], Awaitable[Committed]],
     limits: BatchLimits,
     on_commit: Callable[[Sequence[Chunk], Committed], None],
@@ -39,17 +69,13 @@ async def write_batches(
             queue.task_done()
 
 
-async def next_batch(queue: asyncio.Queue[Chunk], limits: BatchLimits) -> list[Chunk]:
+async def next_batch(queue: ChunkQueue, limits: BatchLimits) -> list[Chunk]:
     """At least one chunk, and what follows it within the limits."""
     batch = [await queue.get()]
     rows, size = len(batch[0].fills), batch[0].body_bytes
-    deadline = asyncio.get_running_loop().time() + limits.seconds
-    try:
-        async with asyncio.timeout_at(deadline):
-            while rows < limits.rows and size < limits.bytes:
-                chunk = await queue.get()
-                batch.append(chunk)
-                rows, size = rows + len(chunk.fills), size + chunk.body_bytes
-    except TimeoutError:
-        pass
+    async with queue.patience(limits.seconds):
+        while rows < limits.rows and size < limits.bytes:
+            chunk = await queue.get()
+            batch.append(chunk)
+            rows, size = rows + len(chunk.fills), size + chunk.body_bytes
     return batch

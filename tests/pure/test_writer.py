@@ -16,7 +16,7 @@ from vigil.errors import StoreError
 from vigil.fills import Page
 from vigil.pager import read_user
 from vigil.store import Chunk, Committed
-from vigil.writer import BatchLimits, next_batch, write_batches
+from vigil.writer import BatchLimits, ChunkQueue, next_batch, write_batches
 
 USER = "0x" + "ab" * 20
 FILL = fill_of(wire_row())
@@ -27,8 +27,8 @@ def chunk(rows: int = 1, size: int = 100) -> Chunk:
     return Chunk(USER, 1, [FILL] * rows, body_bytes=size)
 
 
-def filled(*chunks: Chunk) -> asyncio.Queue[Chunk]:
-    queue: asyncio.Queue[Chunk] = asyncio.Queue()
+def filled(*chunks: Chunk) -> ChunkQueue:
+    queue = ChunkQueue()
     for one in chunks:
         queue.put_nowait(one)
     return queue
@@ -57,6 +57,32 @@ def test_a_batch_closes_with_the_chunk_that_reaches_the_bytes() -> None:
         queue = filled(*(chunk(rows=0, size=400) for _ in range(5)))
         limits = BatchLimits(rows=10**9, bytes=1000, seconds=1.0)
         assert [len(await next_batch(queue, limits)) for _ in range(2)] == [3, 2]
+
+    run_virtual(scenario())
+
+
+def test_a_queue_that_is_drained_lets_no_batch_wait_for_more() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        queue = filled(chunk())
+        writer = asyncio.create_task(write_batches(queue, commit, UNLIMITED, ignore))
+        await asyncio.sleep(0.25)
+        await queue.drain()
+        assert (round(loop.time(), 2), sizes) == (0.25, [1])
+        for _ in range(2):
+            queue.put_nowait(chunk())
+        await queue.drain()  # the writer waits for the first of them, not for more
+        assert (round(loop.time(), 2), sizes) == (0.25, [1, 2])
+        queue.put_nowait(chunk())
+        await queue.join()
+        assert (round(loop.time(), 2), sizes) == (1.25, [1, 2, 1])
+        writer.cancel()
+
+    sizes: list[int] = []
+
+    async def commit(chunks: Sequence[Chunk]) -> Committed:
+        sizes.append(len(chunks))
+        return counted(chunks)
 
     run_virtual(scenario())
 
@@ -158,7 +184,7 @@ def test_join_returns_only_when_all_is_committed() -> None:
 @pytest.mark.parametrize("fails", ["commit", "on_commit"])
 def test_an_error_of_the_commit_ends_the_writer_the_pagers_and_the_wait_for_the_queue(fails: str) -> None:
     async def scenario() -> None:
-        queue: asyncio.Queue[Chunk] = asyncio.Queue(2)
+        queue = ChunkQueue(2)
 
         async def commit(chunks: Sequence[Chunk]) -> Committed:
             if fails == "commit":
@@ -210,7 +236,7 @@ def test_a_commit_that_never_ends_bounds_what_is_fetched(pagers: int, queue_page
     """Rows in memory <= (pagers + queue + batch) pages, however fast the exchange is."""
 
     async def scenario() -> None:
-        queue: asyncio.Queue[Chunk] = asyncio.Queue(queue_pages)
+        queue = ChunkQueue(queue_pages)
         fetched = 0
 
         async def fetch_page(_user: str, start: int, _end: int) -> Page:
