@@ -137,7 +137,7 @@ def test_migrate_prepares_an_empty_database_once_and_status_asks_for_it(database
         env = environment(database_url)
         before = await vigil("status", env=env)
         assert before.code == 2
-        assert "vigil-backfill migrate" in before.err
+        assert "no backfill in it yet" in before.err
         assert "applied 001 fills" in (await vigil("migrate", env=env)).out
         assert "up to date" in (await vigil("migrate", env=env)).out
         assert (await vigil("status", env=env)).code == 0

@@ -1,0 +1,2 @@
+-- Of old samples one an hour stays.
+SELECT backfill_thin_samples();
