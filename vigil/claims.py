@@ -135,7 +135,7 @@ class Claims:
         self._mine = None if users is None else [u for u in users if shard_of(u, shard.total) == shard.index]
         self._lists: deque[list[str]] = deque(_split(self._mine) if self._mine is not None else ())
         self._left = limit
-        self._nothing_left = False
+        self._nothing_left = self._stopped = False
         self._undiscovered: str | None = None  # users of `fills` behind this address are still to be made known
         self._turn = asyncio.Lock()
         self._place = self._start = (shard.range[0], "")  # shard and address of the last claim
@@ -272,7 +272,7 @@ class Claims:
         Waits while the only users left are in other workers' hands: they may die yet.
         """
         async with self._turn:
-            while not self._nothing_left and (self._left is None or self._left > 0):
+            while not self._nothing_left and not self._stopped and (self._left is None or self._left > 0):
                 tried: list[str] = []  # users whose claim may have been committed although we never heard so
                 claim = await self._link.run(partial(self._claim, tried))
                 if claim is not None:
@@ -286,6 +286,10 @@ class Claims:
             self._nothing_left = True
             return None
 
+    def stop(self) -> None:
+        """Hand out nobody any more: the run has reached a limit."""
+        self._stopped = True
+
     async def prefer(self, users: Sequence[str]) -> None:
         """Of a long list, look at these users of it first."""
         first = [user for user in users if shard_of(user, self._shard.total) == self._shard.index]
@@ -295,7 +299,7 @@ class Claims:
     async def look_again(self) -> bool:
         """Whether there is something to claim after all, once everything claimed so far is committed and judged."""
         async with self._turn:
-            self._nothing_left = self._left == 0 or not await self._others_are_busy()
+            self._nothing_left = self._stopped or self._left == 0 or not await self._others_are_busy()
             return not self._nothing_left
 
     async def keep_lease(self) -> None:

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
 
+from vigil.allowance import Allowance
 from vigil.sources import Source
 
 BASE_WEIGHT = 20
@@ -346,28 +347,35 @@ class WeightLimiter:
 
 
 @asynccontextmanager
-async def admission(limiters: Sequence[WeightLimiter]) -> AsyncIterator[tuple[WeightLimiter, Ticket]]:
+async def admission(
+    limiters: Sequence[WeightLimiter], allowance: Allowance | None = None
+) -> AsyncIterator[tuple[WeightLimiter, Ticket]]:
     """Wait in the queue these limiters share, then hold one request's share of the first that lets it in.
 
     A block that is left without saying what the request cost is charged the worst case.
+    Raises: LimitReached where the `allowance` of the run permits no more; nothing has begun then.
     """
     queue = limiters[0].queue
     queue.waiting += 1
     try:
         async with queue.turn:
-            limiter = await _first_clear(queue, limiters)
+            limiter = await _first_clear(queue, limiters, allowance)
+            if allowance is not None:
+                allowance.check()  # the pace may have kept it waiting
     finally:
         queue.waiting -= 1
     with limiter.hold() as ticket:  # before anybody else has a turn: nothing is awaited in between
         yield limiter, ticket
 
 
-async def _first_clear(queue: Queue, limiters: Sequence[WeightLimiter]) -> WeightLimiter:
+async def _first_clear(queue: Queue, limiters: Sequence[WeightLimiter], allowance: Allowance | None) -> WeightLimiter:
     """The limiter that lets a request in first, when it does; of several, the one with the most room."""
     loop = asyncio.get_running_loop()
     while True:
         now = loop.time()
         delay, _, place = min((max(0.0, one.delay(now)), -one.budget.room(now), i) for i, one in enumerate(limiters))
+        if allowance is not None and not _permits(allowance, limiters):
+            delay = math.inf
         if delay == 0:
             if await limiters[place].take_place():
                 return limiters[place]
@@ -376,3 +384,8 @@ async def _first_clear(queue: Queue, limiters: Sequence[WeightLimiter]) -> Weigh
         with suppress(TimeoutError):
             async with asyncio.timeout(None if math.isinf(delay) else delay):
                 await queue.changed.wait()
+
+
+def _permits(allowance: Allowance, limiters: Sequence[WeightLimiter]) -> bool:
+    spent, in_flight = sum(one.weight_spent for one in limiters), sum(one.budget.in_flight for one in limiters)
+    return allowance.admits(spent, in_flight, limiters[0].budget.worst)

@@ -14,7 +14,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-REACH_ROWS = 10_000
+from vigil.prior import HEAVY, LIGHT, MIDDLE
+from vigil.urgency import REACH_ROWS
+
 WINDOW_HOURS = 620 * 24.0
 """The plan's window: November 2023 to July 2025."""
 
@@ -27,18 +29,18 @@ class Habits:
     fills a host shows of a user; inf is a host that keeps everything.
     """
 
-    median: float = 30.0
-    sigma: float = 2.3
-    empty: float = 0.1
+    median: float = MIDDLE.median
+    sigma: float = MIDDLE.sigma
+    empty: float = MIDDLE.empty
     active: float = 0.3
     after_hours: float = 60 * 24.0
     reach: float = REACH_ROWS
 
 
 POPULATIONS = {
-    "light": Habits(median=8.0, sigma=2.2),
+    "light": Habits(LIGHT.median, LIGHT.sigma),
     "middle": Habits(),
-    "heavy": Habits(median=150.0, sigma=2.3),
+    "heavy": Habits(HEAVY.median, HEAVY.sigma),
 }
 
 
