@@ -20,14 +20,16 @@ rows as it does those of pages. `export` is the way out.
 **The rooms**, top to bottom; imports point down only (checked by import-linter):
 
     cli/                     commands, exit codes
-    display, events, metrics what people, scripts and Prometheus see of a run
+    display, events, metrics what people, scripts and Prometheus see of a run       views   it at one moment (pure)
     demo                     the whole job on one machine  doctor    would a run work here?
     pipeline                 one run                       rehearsal table against truth
     audit, repair            verify; mend                  story     explain one user
     load, export             archive files in; files out   adopt     a foreign `fills` becomes ours
+    samples                  how a run went, minute by minute    plan      what it will cost (pure)
     worker                   what a run and an audit share: identity, lease, lanes, client
     pager, writer            one user; the one writer      tally     a run in numbers
     status                   read-only questions           blame     whose fault no answer is (pure)
+    known                    what the database knows of users, for `plan`    report   all of it on one page
     api, store, lanes        the exchange's door; the batch's transaction; shares of an address's budget
     judge, urgency, upkeep   verdicts as users finish; whose history is being lost; chunks and aggregates tended
     claims                   whose user is whose: workers, leases, the fence
@@ -36,9 +38,11 @@ rows as it does those of pages. `export` is the way out.
     simulator                an exchange of one's own (shares nothing with what it judges)
     limiter                  the weight budget             cursor    how a history is walked (pure)
     archives                 files to rows (no I/O of their own)     windows   what verify draws (pure)
+    prior                    what is assumed of users of whom nothing is known (pure)
     verdict, differences, forecast, owners   what is proven; how two sets of rows differ; how long; whose fill (pure)
     fills                    what a fill is (pure)         sources, egress   hosts to ask; ways out of this machine
-    address, settings, errors
+    allowance                what one run may spend (pure)
+    address, settings, errors                              logs      what is logged, as lines
     sql/                     every statement, one a file   ../migrations/  the schema
 
 **Words.** user: an address. fill: one execution of one user. page: one answer of the exchange.
@@ -65,7 +69,8 @@ chunks committed together. gap: a span in which rows may be missing. run: one `v
 - how a page is taken apart, a new column of `fills`: `fills.py`, a migration, `sql/staging.sql` and
   the three statements beside it
 - when a history ends, what counts as a gap: `cursor.py`
-- what a request costs, how the budget is kept: `limiter.py`
+- what a request costs, how the budget is kept: `limiter.py`; where a run stops: `allowance.py`
+- what `plan` expects: `sql/plan_left.sql`, `prior.py`, `plan.py`
 - which errors are tried again, and by whom: `api.py`, `docs/errors.md`
 - who works on which user, in what order: `claims.py`, `sql/pick_*.sql`
 - when a history counts as complete: `verdict.py`, `sql/verdict_evidence.sql`
@@ -75,7 +80,10 @@ chunks committed together. gap: a span in which rows may be missing. run: one `v
 - another archive format: `archives/`; where files come from: `load/places.py`
 - what is packed or added up, and when: `hypertable.py`, `upkeep.py`, `migrations/006_hypertable.sql`
 - which foreign tables can be adopted: `adopt/rules.py`, `adopt/plan.py`
-- what a run shows: `tally.py`, then `display.py`, `events.py` (docs/json.md), `metrics.py`
+- what `status` tells: `status.py`, `cli/status.py` (docs/status.md); its counters: `migrations/007_status.sql`
+- what the report tells: `report/` (docs/report.md), `sql/report_*.sql`
+- what a run shows: `tally.py`, then `views.py` (docs/json.md), `metrics.py` (docs/metrics.md, `prometheus/`,
+  `grafana/`); other long commands: `cli/views.py`; log lines: `logs.py`
 - a setting: `settings.py` and `.env.example`; a command: `cli/`
 - how the exchange behaves in tests: `simulator/`
 """

@@ -34,6 +34,7 @@ import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from vigil.address import normalize_address
+from vigil.allowance import Allowance
 from vigil.beside import LARGE_BYTES, beside
 from vigil.cursor import PageRefused, Step, Walk
 from vigil.egress import Egress, read_lanes
@@ -49,6 +50,7 @@ from vigil.errors import (
 )
 from vigil.fills import Page, Stream, UndecodablePage, decode_page
 from vigil.limiter import Queue, Ticket, WeightLimiter, admission, prices_of
+from vigil.logs import bind
 from vigil.owners import Owners
 from vigil.settings import Settings, load_settings
 from vigil.sources import Source, main_source
@@ -121,6 +123,8 @@ class HyperliquidAPI:
         self.faults: Counter[str] = Counter()
         """What went wrong so far, by `Fault`: also what a retry then put right."""
         self.requests = 0
+        self.allowance = Allowance()
+        """What a run may spend on pages in all; theirs to replace before the first."""
         self._owners = Owners()
         self._sessions: dict[WeightLimiter, aiohttp.ClientSession] = {}
         self._open = AsyncExitStack()
@@ -199,7 +203,7 @@ class HyperliquidAPI:
         Raises: UsageError for a bad address, ExchangeError.
         """
         request = {"type": "userRateLimit", "user": normalize_address(user)}
-        return await self._ask(request, _read_volume, lambda _: self.prices.base)
+        return await self._ask(request, _read_volume, lambda _: self.prices.base, allowance=None)
 
     async def probe(self, lane: int = 0) -> Probe:
         """Ask the cheapest question there is by one lane: 20 weight, tried once. Raises: ExchangeError."""
@@ -260,14 +264,16 @@ class HyperliquidAPI:
             self._check_owner(request["user"], page)
             return page
 
-        page = await self._ask(request, read, lambda page: self.prices.page(page.rows))
+        page = await self._ask(request, read, lambda page: self.prices.page(page.rows), self.allowance)
         self.faults[Fault.REJECTED_ROWS] += len(page.rejected)
         self.faults[Fault.ODD_ROWS] += page.odd_rows
         self.faults[Fault.DUPLICATE_ROWS] += page.rows - len(page) - len(page.rejected)
         return page
 
-    async def _ask(self, request: dict[str, Any], read: Read[T], weigh: Callable[[T], int]) -> T:
-        """The answer that `read` makes of the body; `weigh` tells what it cost.
+    async def _ask(
+        self, request: dict[str, Any], read: Read[T], weigh: Callable[[T], int], allowance: Allowance | None
+    ) -> T:
+        """The answer that `read` makes of the body, if the `allowance` permits it; `weigh` tells what it cost.
 
         `read` raises MalformedReply for what is no answer: it is then asked for again.
         """
@@ -277,11 +283,13 @@ class HyperliquidAPI:
             wait=wait_random_exponential(multiplier=0.5, max=self.settings.retry_max_seconds),
             reraise=True,
         )
-        return await retrying(self._ask_through_gate, request, read, weigh)
+        return await retrying(self._ask_through_gate, request, read, weigh, allowance)
 
-    async def _ask_through_gate(self, request: dict[str, Any], read: Read[T], weigh: Callable[[T], int]) -> T:
+    async def _ask_through_gate(
+        self, request: dict[str, Any], read: Read[T], weigh: Callable[[T], int], allowance: Allowance | None
+    ) -> T:
         while True:
-            async with admission(self.limiters) as (limiter, ticket):
+            async with admission(self.limiters, allowance) as (limiter, ticket):
                 try:
                     answer = await read(await self._ask_once(request, limiter, ticket))
                     ticket.weight = weigh(answer)
@@ -303,6 +311,7 @@ class HyperliquidAPI:
 
     async def _ask_once(self, request: dict[str, Any], limiter: WeightLimiter, ticket: Ticket) -> bytes:
         self.requests += 1
+        bind(lane=self._lane_of[limiter].name)
         if self._silent_since is None:
             self._silent_since = _now()
         try:

@@ -72,8 +72,12 @@ class Audit:
                 except BaseExceptionGroup as group:
                     raise first_cause(group) from group
                 finally:
-                    self.summary.requests = self._worker.api.requests
-                    self.summary.weight = self._worker.api.weight_spent
+                    self.look()
+        return self.summary
+
+    def look(self) -> Summary:
+        """The summary, up to date."""
+        self.summary.requests, self.summary.weight = self._worker.api.requests, self._worker.api.weight_spent
         return self.summary
 
     async def _flow(self) -> None:

@@ -1,4 +1,4 @@
-"""A run as JSON lines on stdout, for scripts: `progress`, `user_done`, `warning`, `summary`, `error`.
+"""A long command as JSON lines on stdout, for scripts: `progress`, `user_done`, `warning`, `summary`, `error`.
 
 Every line is an object with `v` (the version of this schema, docs/json.md), `event` and `at` (UTC,
 ISO 8601, ms). Fields are only ever added within a version. A reader that goes away ends the lines,
@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from vigil.errors import VigilError
-from vigil.pipeline import Display, Finished
+from vigil.pipeline import Finished
 from vigil.tally import Tally
+from vigil.views import Look, Show, run_fields
 from vigil.worker import give_up
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,18 @@ class Events:
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream  # None: closed before we began
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody may still read the lines."""
+        return self._stream is not None
+
     def emit(self, event: str, **fields: Any) -> None:
         if self._stream is None:
             return
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
-            self._stream.write(json.dumps({"v": VERSION, "event": event, "at": at, **fields}) + "\n")
+            line = json.dumps({"v": VERSION, "event": event, "at": at, **fields}, default=_plain)
+            self._stream.write(line + "\n")
             self._stream.flush()
         except OSError as error:
             give_up(self._stream)
@@ -58,28 +64,25 @@ class Events:
             error=finished.error,
         )
 
-    def progress(self, tally: Tally) -> None:
-        self.emit("progress", **_state(tally))
-
     def summary(self, tally: Tally) -> None:
         """The last line of a run that ended, however."""
-        self.emit("summary", **_state(tally), exit_code=tally.exit_code)
+        self.emit("summary", **run_fields(tally), exit_code=tally.exit_code, stopped_at=tally.limit)
 
     def error(self, error: VigilError) -> None:
         """Instead of a summary: why the command failed."""
         self.emit("error", message=str(error), hint=error.hint or None, exit_code=error.exit_code)
 
-    def beside(self, display: Display, seconds: float) -> Display:
-        """The display, and a line of progress every so often."""
+    def beside(self, show: Show, seconds: float) -> Show:
+        """The same, and a line of progress every so often."""
 
-        async def show(look: Callable[[], Tally]) -> None:
+        async def both(look: Look) -> None:
             async with asyncio.TaskGroup() as group:
-                group.create_task(display(look))
+                group.create_task(show(look))
                 while True:
                     await asyncio.sleep(seconds)
-                    self.progress(look())
+                    self.emit("progress", **look().fields)
 
-        return show
+        return both
 
     @contextmanager
     def warnings(self) -> Iterator[None]:
@@ -102,29 +105,5 @@ class _Warnings(logging.Handler):
         self._events.emit("warning", message=record.getMessage())
 
 
-def _state(tally: Tally) -> dict[str, Any]:
-    eta, slowest = tally.eta(), tally.slowest()
-    return {
-        "seconds": round(tally.seconds, 3),
-        "users": {
-            "total": tally.users_total,
-            "done": tally.users_done,
-            "failed": tally.users_failed,
-            "reading": len(tally.reading),
-            "left": tally.users_left,
-        },
-        "fills": {
-            name: getattr(tally, name)
-            for name in ("received", "inserted", "updated", "already_there", "refused", "rejected")
-        },
-        "gaps": tally.gaps,
-        "requests": tally.requests,
-        "weight": tally.weight,
-        "pauses": tally.pauses,
-        "faults": {name: count for name, count in tally.faults.items() if count},
-        "queued_pages": tally.queued_pages,
-        "period_seconds": tally.period_seconds,
-        "lanes": [asdict(lane) for lane in tally.lanes],
-        "slowest": slowest and {"user": slowest[0], "pages": slowest[1].pages, "rows": slowest[1].rows},
-        "eta_seconds": eta and {name: round(value) for name, value in asdict(eta).items()},
-    }
+def _plain(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -28,6 +28,7 @@ wait until others have nothing left to fetch.
 from __future__ import annotations
 
 import asyncio
+import math
 
 from vigil.claims import GRACE_SECONDS, claim_lost
 from vigil.db import Connection, Link, seconds, sql
@@ -61,6 +62,8 @@ class Lane:
         self._lapse_seconds = min(GRACE_SECONDS * 2 / 3, settings.lease_seconds / 2)  # then requests may be under way
         self._lapse: asyncio.TimerHandle | None = None
         self._admitted = -1
+        self.heard_at = -math.inf
+        """The loop's clock when the database last answered."""
         limiter.budget.owe(limiter.budget.prices.overshoot)  # what a predecessor may have left in the exchange's bucket
 
     def __repr__(self) -> str:
@@ -93,6 +96,7 @@ class Lane:
             return await self._take(connection, wanted, held, hungry)
 
         share = await self._link.run(agree)
+        self.heard_at = loop.time()
         if share is None:
             limiter.resize(0)
             raise claim_lost()

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vigil.errors import UsageError
+from vigil.errors import Fault, UsageError
 from vigil.pipeline import Display
 from vigil.tally import Tally
 
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 5.0
 """The loop is never busy for longer than a page takes to decode, some 30 ms."""
+
+SILENT_SECONDS = 1.5
+"""A database that is asked once a second and has not answered for so long is stuck, or away."""
 
 _NO_ANSWER = (TimeoutError, concurrent.futures.CancelledError, RuntimeError)
 """Of a loop that hangs, or is closing."""
@@ -57,13 +60,16 @@ class Metrics(Collector):
         yield InfoMetricFamily("vigil_worker", "Who this is.", value=self._labels)
         yield _by("vigil_users", "Users by where they stand in this run.", "state", _users(tally), Gauge)
         yield _by("vigil_fills", "Fills committed, by what became of them.", "outcome", _fills(tally), Counter)
-        yield _by("vigil_faults", "What the exchange did wrong.", "kind", tally.faults, Counter)
+        yield _by("vigil_faults", "What the exchange did wrong.", "kind", _faults(tally), Counter)
         for name, text, count in _counters(tally):
             family = Counter(name, text)
             family.add_metric([], count)
             yield family
         yield from _lanes(tally)
         yield _one("vigil_queue_pages", "Pages that wait for the database.", tally.queued_pages)
+        yield _one("vigil_queue_capacity_pages", "Pages that may wait for it.", tally.queue_capacity_pages)
+        silent = tally.database_silent_seconds
+        yield _one("vigil_database_silent_seconds", "Since the database last answered; asked once a second.", silent)
         yield _one("vigil_run_seconds", "Since the run began to read.", tally.seconds)
         eta = tally.eta()
         if eta is not None:
@@ -82,6 +88,11 @@ def _users(tally: Tally) -> dict[str, int]:
 
 def _fills(tally: Tally) -> dict[str, int]:
     return {name: getattr(tally, name) for name in ("inserted", "updated", "already_there", "refused", "rejected")}
+
+
+def _faults(tally: Tally) -> dict[str, int]:
+    """Every kind from the beginning: of a counter that appears with its first count, that count is no increase."""
+    return dict.fromkeys(Fault, 0) | tally.faults
 
 
 def _counters(tally: Tally) -> list[tuple[str, str, int]]:
@@ -161,7 +172,7 @@ def serving_metrics(port: int, look: Callable[[], Tally], labels: dict[str, str]
                 return exposition(environ, start)  # type: ignore[no-any-return]
             except _NO_ANSWER:
                 path = "/healthz"  # which tells that
-        status, text = _PROBES.get(path, _absent)(metrics)
+        status, text = _probed(metrics, path)
         body = f"{text}\n".encode()
         start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
         return [body]
@@ -194,30 +205,38 @@ def metered(display: Display, port: int) -> Display:
     return show
 
 
-def _healthy(metrics: Metrics) -> tuple[str, str]:
-    """The process lives and does not hang."""
-    try:
-        metrics.tally()
-    except _NO_ANSWER:
-        return "503 Service Unavailable", f"the event loop did not answer within {PATIENCE_SECONDS:g} s"
+def _healthy(_: Tally) -> tuple[str, str]:
+    """The process lives and does not hang: it has answered."""
     return "200 OK", "ok"
 
 
-def _ready(metrics: Metrics) -> tuple[str, str]:
+def _ready(tally: Tally) -> tuple[str, str]:
     """It can work: it has a share of a lane, and that is not paused."""
-    status, text = _healthy(metrics)
-    if text != "ok":
-        return status, text
-    lanes = metrics.tally().lanes
-    if not any(lane.open for lane in lanes):
-        return "503 Service Unavailable", "every lane is paused: the exchange refuses, or can't be reached"
-    if not any(lane.share_weight for lane in lanes):
-        return "503 Service Unavailable", "no share of any lane's budget: the database has not been heard lately"
+    if not any(lane.open for lane in tally.lanes):
+        return _UNAVAILABLE, "every lane is paused: the exchange refuses, or can't be reached"
+    if not any(lane.share_weight for lane in tally.lanes):
+        return _UNAVAILABLE, f"no share of any lane's budget: {_why_no_share(tally)}"
     return "200 OK", "ready"
 
 
-def _absent(_: Metrics) -> tuple[str, str]:
-    return "404 Not Found", "there is /metrics, /healthz and /readyz"
+def _why_no_share(tally: Tally) -> str:
+    silent = tally.database_silent_seconds
+    if silent >= SILENT_SECONDS:
+        return f"the database has not answered for {silent:.0f} s"
+    return "other workers have it, and this one has nothing to ask for or has to wait"
 
+
+_UNAVAILABLE = "503 Service Unavailable"
 
 _PROBES = {"/healthz": _healthy, "/readyz": _ready}
+
+
+def _probed(metrics: Metrics, path: str) -> tuple[str, str]:
+    """The answer to what is not /metrics."""
+    probe = _PROBES.get(path)
+    if probe is None:
+        return "404 Not Found", "there is /metrics, /healthz and /readyz"
+    try:
+        return probe(metrics.tally())
+    except _NO_ANSWER:
+        return _UNAVAILABLE, f"the event loop did not answer within {PATIENCE_SECONDS:g} s"

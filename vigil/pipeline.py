@@ -4,23 +4,25 @@
 
 Theory of operation. The writer, the lease and the display are tasks of one group; the pagers
 are a group of their own inside it. When the pagers end, of themselves, by the first signal, or
-because the exchange answers nobody any more, the queue is joined (the writer calls `task_done`
+because the exchange answers nobody any more, the queue is drained (the writer calls `task_done`
 only after a commit), and then the writer is cancelled. There is no sentinel to lose: if the
 writer dies, the outer group takes everything down with it, and whatever was not committed is
 read again by the next claim. The first SIGINT or SIGTERM drops what is in flight and commits
-what is queued; the second stops at once. Neither can lose or repeat a row.
+what is queued; the second stops at once. Neither can lose or repeat a row. At a limit (`allowance`)
+every pager ends with the page it has, and the run as if nobody were left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from vigil.allowance import Allowance, Limit, LimitReached
 from vigil.api import FetchPage
 from vigil.beside import LARGE_BYTES, beside
 from vigil.blame import SILENT_USERS, Blame
@@ -37,8 +39,10 @@ from vigil.errors import (
 from vigil.fills import Page, Stream
 from vigil.hypertable import arrange
 from vigil.judge import Judge
+from vigil.logs import about
 from vigil.migrate import Migration, migrate
 from vigil.pager import read_user
+from vigil.samples import Samples
 from vigil.settings import Settings
 from vigil.sources import Source, main_source
 from vigil.store import WRITER_SESSION, Chunk, Committed, Store, check_fills_table, prepare_staging
@@ -46,7 +50,7 @@ from vigil.tally import LaneState, Reading, Tally
 from vigil.upkeep import Upkept, maintain
 from vigil.urgency import Urgency
 from vigil.worker import Worker, first_cause, signals
-from vigil.writer import BatchLimits, write_batches
+from vigil.writer import BatchLimits, ChunkQueue, write_batches
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ async def prepare_database(dsn: str, notice: Callable[[str], None] = log.info) -
 
 
 async def tend(
-    dsn: str, tell: Callable[[str], object], *, now: bool = False, quiet: bool = False
+    dsn: str, tell: Callable[[str], object], *, now: bool = False, quiet: bool = False, done: Upkept | None = None
 ) -> tuple[Upkept | None, int | None]:
     """The upkeep, as far as a signal lets it come: what it did, or the signal.
 
@@ -90,7 +94,7 @@ async def tend(
 
     with signals(stop):
         try:
-            return await maintain(dsn, tell, now=now, quiet=quiet), None
+            return await maintain(dsn, tell, now=now, quiet=quiet, done=done), None
         except asyncio.CancelledError:
             if not stopped:
                 raise
@@ -136,8 +140,9 @@ class Run:
     complete for their window there too, for what other sources did not have. `display` is a
     coroutine function that shows the tally, which the function it is given brings up to date, until it is
     cancelled; `on_user` is told each user that is read, or failed, once that is committed. `urgency`
-    decides who goes first; it may be replaced before `execute`.
-    Raises: UsageError for TWAP slices of a source that serves none.
+    decides who goes first; it may be replaced before `execute`. `max_weight` and `max_seconds` (of reading) end
+    the run early (vigil.allowance).
+    Raises: UsageError for TWAP slices of a source that serves none, and for less weight than a page may cost.
     """
 
     def __init__(
@@ -154,17 +159,19 @@ class Run:
         volume_check: bool = False,
         source: Source | None = None,
         ask: bool = False,
+        max_weight: int | None = None,
+        max_seconds: float | None = None,
         display: Display | None = None,
         on_user: Callable[[Finished], None] = lambda _: None,
     ) -> None:
-        self.tally = Tally(period_seconds=settings.weight_period_seconds)
+        self.tally = Tally(period_seconds=settings.weight_period_seconds, queue_capacity_pages=settings.queue_pages)
         self.source = source or main_source(settings)
         if twap is Twap.ALWAYS and not self.source.twap:
             raise UsageError(f"{self.source.name} serves no TWAP slices (`twap = false`), so --twap can't be always.")
         self._settings = settings
         self._display = display
         self._on_user = on_user
-        self._queue: asyncio.Queue[Chunk] = asyncio.Queue(settings.queue_pages)
+        self._queue = ChunkQueue(settings.queue_pages)
         self._worker = Worker(
             settings,
             dsn,
@@ -179,6 +186,13 @@ class Run:
             ask=ask,
         )
         self._claims, self._api = self._worker.claims, self._worker.api
+        if max_weight is not None and max_weight < self._api.prices.full_page:
+            raise UsageError(
+                f"--max-weight {max_weight} is less than a page of {self.source.name} may cost:"
+                f" {self._api.prices.full_page}."
+            )
+        self._max_seconds = max_seconds
+        self._allowance = self._api.allowance = Allowance(max_weight, on_reached=self._reached)
         name = self._worker.session
         writing = {**name, **WRITER_SESSION}
         self._writing = Link(dsn, settings, prepare=prepare_staging, server_settings=writing)
@@ -186,6 +200,8 @@ class Run:
             self._writing, self._worker.id, lease_seconds=settings.lease_seconds, keeps_all=self.source.keeps_all
         )
         self._counting = Link(dsn, settings)
+        lanes = [self.source.lane(lane.name) for lane in self._api.lanes]
+        self._samples = Samples(self._counting, self._worker.id, lanes, settings.weight_period_seconds, self.look)
         self._judging = Link(dsn, settings, server_settings=name)
         ask_for_slices = twap is Twap.AUTO and self.source.twap
         self._judge = Judge(self._judging, shard.range, users=users, ask_for_slices=ask_for_slices)
@@ -222,6 +238,7 @@ class Run:
             stack.push_async_callback(self._judging.close)
             stack.push_async_callback(self._estimating.close)
             await stack.enter_async_context(self._worker)
+            stack.push_async_callback(self._samples.finish)
             with signals(self._interrupt):
                 try:
                     await self._flow()
@@ -250,15 +267,17 @@ class Run:
                 group.create_task(self._find_users()),
                 group.create_task(self._judge.keep()),
                 group.create_task(self.urgency.keep()),
+                group.create_task(self._samples.keep()),
             ]
             if self._display is not None:
                 background.append(group.create_task(self._display(self.look)))
             self._fetching = group.create_task(self._fetch())
-            await asyncio.wait({self._fetching})
+            with self._time_limit():
+                await asyncio.wait({self._fetching})
             drain = None if self.tally.signal is None else settings.drain_seconds
             with suppress(TimeoutError):
                 async with asyncio.timeout(drain):
-                    await self._queue.join()
+                    await self._queue.drain()
             self.look()
             for task in background:
                 task.cancel()
@@ -273,7 +292,7 @@ class Run:
                 if self._blame.suspects_outage:
                     await self._ask_canary()
                 await self._put_all(self._blame.rest())
-                await self._queue.join()
+                await self._queue.drain()
                 await self._judge.judge_all()  # which may ask for more of some
                 if not await self._claims.look_again():  # and who was set free after an outage is there again
                     break
@@ -284,22 +303,44 @@ class Run:
         now = asyncio.get_running_loop().time
         while (claim := await self._claims.next()) is not None:
             self.tally.claimed(claim, now())
-            error = await read_user(
-                claim,
-                self._pages[claim.stream],
-                self._put,
-                self._api.faults,
-                fetch_volume=self._fetch_volume,
-                page_rows=self.source.page_rows,
-            )
+            try:
+                with about(user=claim.user, lane=None):  # the lane is what its last request went by
+                    error = await read_user(
+                        claim,
+                        self._pages[claim.stream],
+                        self._put,
+                        self._api.faults,
+                        fetch_volume=self._fetch_volume,
+                        page_rows=self.source.page_rows,
+                    )
+            except LimitReached:
+                return
             if error is not None and self._blame.at_the_brink:
                 await self._ask_canary()
             await self._put_all(self._blame.hear(claim.user, error, now()))
 
+    @contextmanager
+    def _time_limit(self) -> Iterator[None]:
+        """At most `max_seconds` for what is begun in the block."""
+        if self._max_seconds is None:
+            yield
+            return
+        end = asyncio.get_running_loop().call_later(self._max_seconds, self._allowance.reach, Limit.DURATION)
+        try:
+            yield
+        finally:
+            end.cancel()
+
+    def _reached(self) -> None:
+        """A limit is reached: whoever waits for a user, or with a request for its turn, need not any more."""
+        self.tally.limit = self._allowance.reached
+        self._claims.stop()
+        self._api.limiter.queue.changed.set()
+
     async def _ask_canary(self) -> None:
         """Before an outage is believed: does the exchange answer for a user whom it has answered before?"""
         if (canary := await self._claims.canary()) is not None:
-            with suppress(ExchangeUnavailable, MalformedReply, ExchangeRefused):
+            with suppress(ExchangeUnavailable, MalformedReply, ExchangeRefused, LimitReached):
                 await self._api.get_user_fills_by_time(*canary)
                 await self._put_all(self._blame.vouch())
 
@@ -348,6 +389,7 @@ class Run:
         tally.requests, tally.weight, tally.pauses = api.requests, api.weight_spent, api.pauses
         tally.faults = dict(api.faults)
         tally.seconds = now - self._started
+        tally.database_silent_seconds = now - max(lane.heard_at for lane in self._worker.lanes)
         tally.users_total = tally.users_done + tally.users_failed + len(tally.reading) + tally.users_left
         tally.lanes = tuple(
             LaneState(

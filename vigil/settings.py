@@ -21,6 +21,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vigil.errors import UsageError
+from vigil.logs import LogFormat
 
 API_URL = "https://api.hyperliquid.xyz/info"
 
@@ -127,6 +128,8 @@ class Settings(BaseSettings):
     """Where a run serves /metrics, /healthz and /readyz; 0 takes a free port."""
     progress_seconds: float = Field(30.0, gt=0)
     """Between two progress lines when the output is not a terminal."""
+    log_format: LogFormat = LogFormat.AUTO
+    """How log lines look: sentences on a terminal and JSON elsewhere, or always one of them; JSON is for all talk."""
 
     @property
     def shown_api_url(self) -> str:

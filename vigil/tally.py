@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vigil.allowance import Limit
 from vigil.claims import Claim
 from vigil.errors import EXIT_DONE, EXIT_SOME_USERS_FAILED
 from vigil.fills import Stream
@@ -61,11 +62,16 @@ class Tally:
     gaps: int = 0
     batches: int = 0
     queued_pages: int = 0
+    queue_capacity_pages: int = 0
+    database_silent_seconds: float = 0.0
+    """Since it last answered; this worker asks it once a second."""
     requests: int = 0
     weight: int = 0
     pauses: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     signal: int | None = None
+    limit: Limit | None = None
+    """Of the run, that it stopped at."""
     seconds: float = 0.0
     """Since the run began to read."""
     period_seconds: float = 60.0

@@ -48,26 +48,36 @@ class Upkept:
     """Chunks into which users that are still to be read may bring rows."""
     gave_way: bool = False
     """Workers are at it: the last of them does the rest, or the next upkeep."""
+    months: int = field(default=0, compare=False)
+    """Behind when it began."""
+    chunks: int = field(default=0, compare=False)
+    """To be packed, once the months are done and they were counted."""
+    step: str = field(default="", compare=False)
+    """What is under way."""
 
 
-async def maintain(dsn: str, tell: Tell, *, now: bool = False, quiet: bool = False) -> Upkept:
+async def maintain(
+    dsn: str, tell: Tell, *, now: bool = False, quiet: bool = False, done: Upkept | None = None
+) -> Upkept:
     """Do what is due, telling each step; `now` neither gives way to workers nor waits for users to be read.
 
-    `quiet` tells a step now and then, the sum, and nothing where there is nothing to do. May be cancelled at any time.
+    `quiet` tells a step now and then, the sum, and nothing where there is nothing to do; `done` is kept up to date
+    meanwhile. May be cancelled at any time.
     Raises: StoreError, StoreUnavailable; what was done before stays done.
     """
+    done = done or Upkept()
     async with session(dsn) as connection, session(dsn) as looking:
         shape = await read_shape(connection)
         if not shape.takes_upkeep:
             if not quiet:
                 tell(f"nothing to tend: {next(lacking(shape), PLAIN_POSTGRES)}")
-            return Upkept()
+            return done
         if not await connection.fetchval(sql("upkeep_turn")):
             tell("another upkeep is under way, and does what there is to do")
-            return Upkept()
+            return done
         if shape.columnstore_policy is not None and not quiet:
             tell(f"chunks are packed by the policy that somebody has added (job {shape.columnstore_policy})")
-        upkeep = _Upkeep(connection, looking, tell if not quiet else _now_and_then(tell), now)
+        upkeep = _Upkeep(connection, looking, tell if not quiet else _now_and_then(tell), now, done)
         try:
             await upkeep.refresh()
             await upkeep.pack()
@@ -88,13 +98,15 @@ class _Upkeep:
     """A second session, to look for workers while the first is at work."""
     tell: Tell
     now: bool
-    done: Upkept = field(default_factory=Upkept)
+    done: Upkept
 
     async def refresh(self) -> None:
         """Bring every month that is behind up to date. Raises: _GiveWay."""
         months = await self.connection.fetch(sql("upkeep_months"))
+        self.done.months = len(months)
         for place, month in enumerate(months, 1):
             span = (month["from_time"], month["until_time"])
+            self.done.step = f"fills_daily of {span[0]:%Y-%m}"
             await self._undisturbed(self.connection.execute(sql("upkeep_refresh"), *span))
             self.done.refreshed += 1
             self.tell(f"fills_daily: {span[0]:%Y-%m} is up to date ({place} of {len(months)})")
@@ -103,9 +115,10 @@ class _Upkeep:
         """Pack every chunk that nobody will write into. Raises: _GiveWay."""
         chunks = await self.connection.fetch(sql("upkeep_chunks"))
         due = [chunk for chunk in chunks if self.now or not chunk["waits"]]
-        self.done.waiting = len(chunks) - len(due)
+        self.done.waiting, self.done.chunks = len(chunks) - len(due), len(due)
         for place, chunk in enumerate(due, 1):
             span = _span(chunk["from_time"], chunk["until_time"])
+            self.done.step = f"packing fills of {span}, {chunk['bytes'] / 1e6:,.1f} MB"
             refusal = await self._undisturbed(attempted(self.connection, sql("upkeep_compress"), chunk["chunk"]))
             if refusal is not None:
                 self.done.refused += 1

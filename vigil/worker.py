@@ -23,6 +23,7 @@ from vigil.db import Link
 from vigil.errors import VigilError
 from vigil.fills import Stream
 from vigil.lanes import Lane
+from vigil.logs import about
 from vigil.settings import Settings
 from vigil.sources import Source
 
@@ -71,6 +72,7 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            stack.enter_context(about(worker=str(self.id)))
             stack.push_async_callback(self.control.close)
             await stack.enter_async_context(self.api)
             for limiter in self.api.limiters:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -17,10 +18,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import aiohttp
 import asyncpg
 import pytest
 
-from tests.kit.backfill import WINDOW, ask, backfill, compared, everybody, small, tell, until
+from tests.kit.backfill import WINDOW, ask, backfill, compared, everybody, settings_for, small, tell, until
 from tests.kit.cancelling import Steps
 from tests.kit.command import environment, finish, start
 from tests.kit.database import Server
@@ -40,6 +42,8 @@ from tests.kit.proxy import Fate, Proxy
 from vigil.claims import Claims, hold_worker_lock, new_worker_id, session_name
 from vigil.db import Link
 from vigil.errors import EXIT_TEMPORARY, VigilError
+from vigil.metrics import serving_metrics
+from vigil.pipeline import Run
 from vigil.settings import Settings
 from vigil.simulator import Simulator, SimulatorConfig
 from vigil.store import Chunk, Store, prepare_staging
@@ -608,5 +612,46 @@ def test_a_claim_cancelled_at_any_await_is_one_that_can_be_freed(migrated_url: s
             await until(url, OURS)
             assert await ask(url, "SELECT count(*) FROM backfill_progress WHERE claimed_by IS NOT NULL") == 0
         assert cancel_at > 5
+
+    run(scenario())
+
+
+async def answers(port: int, path: str, status: int) -> str:
+    """What that path says as soon as it answers with `status`."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+        while True:
+            async with session.get(f"http://127.0.0.1:{port}{path}") as answer:
+                if answer.status == status:
+                    return await answer.text()
+            await asyncio.sleep(0.05)  # it changes in a thread of the server's, and with time
+
+
+def test_a_worker_whose_database_is_stuck_is_alive_and_not_ready_until_it_answers_again(
+    url: str, server: PrivateServer
+) -> None:
+    async def scenario() -> None:
+        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def serve(look: Callable[[], Tally]) -> None:
+            with serving_metrics(0, look, {}) as bound:
+                port.set_result(bound)
+                await asyncio.Event().wait()
+
+        async with Simulator(small(60, 5, latency_seconds=(0.5, 0.5))) as exchange:  # more than the test waits for
+            chosen = settings_for(exchange, concurrency=1, database_patience_seconds=60.0)
+            work = asyncio.create_task(Run(chosen, url, WINDOW, users=everybody(exchange), display=serve).execute())
+            bound = await port
+            await answers(bound, "/readyz", 200)
+            with server.frozen():
+                said = await answers(bound, "/readyz", 503)
+                assert "the database has not answered for" in said
+                assert await answers(bound, "/healthz", 200) == "ok\n"
+                told = await answers(bound, "/metrics", 200)
+                assert re.search(r"^vigil_lane_share_weight{.*} 0.0$", told, re.MULTILINE)
+                assert float(re.findall(r"^vigil_database_silent_seconds (.*)$", told, re.MULTILINE)[0]) > 1.5
+            await answers(bound, "/readyz", 200)
+            work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
 
     run(scenario())

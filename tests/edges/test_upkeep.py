@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,15 @@ async def fill(url: str, days: int, *, user: int = 1, since: datetime = FIRST, e
     )
 
 
-async def tended(url: str, **how: bool) -> tuple[Upkept, list[str]]:
+async def tended(url: str, *, now: bool = False, quiet: bool = False) -> tuple[Upkept, list[str]]:
+    """What was done, as it is told at the end and as whoever watches has seen it, and what was said."""
     said: list[str] = []
-    return await maintain(url, said.append, **how), said
+    watched = Upkept()
+    done = await maintain(url, said.append, now=now, quiet=quiet, done=watched)
+    assert asdict(done) == asdict(watched)
+    assert done.refreshed <= done.months
+    assert done.packed + done.refused <= done.chunks
+    return done, said
 
 
 class Stopped(Exception):

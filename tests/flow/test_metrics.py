@@ -44,7 +44,8 @@ def test_the_numbers_of_a_run_are_scraped_while_it_runs_and_are_the_exchanges_ow
             await process.stdout.readline()
             said = ""
             while (found := re.search(r"localhost:(\d+)/metrics", said)) is None:
-                said += (await process.stderr.readline()).decode()
+                said += (line := await process.stderr.readline()).decode()
+                assert line, said  # it has ended
             port = int(found[1])
             status, text = await get(port, "/metrics")
             seen = samples(text)

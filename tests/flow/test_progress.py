@@ -18,9 +18,8 @@ import pytest
 from tests.kit.backfill import ask, everybody, small
 from tests.kit.command import environment, finish, start, vigil
 from tests.kit.loop import run
-from vigil.display import PACE_SECONDS, Pace
 from vigil.simulator import FaultPlan, Simulator
-from vigil.tally import Tally
+from vigil.views import PACE_SECONDS, Pace
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:
@@ -174,7 +173,7 @@ def test_rows_a_second_are_told_however_far_apart_the_lines_are() -> None:
     """A timer is always a little late, so that lines every 30 s are a little more than 30 s apart."""
     for apart in (0.25, 7.0, PACE_SECONDS + 0.004, 10 * PACE_SECONDS):
         pace = Pace()
-        told = [pace(Tally(seconds=i * apart, received=round(i * apart * 300))) for i in range(50)]
+        told = [pace(i * apart, round(i * apart * 300)) for i in range(50)]
         assert told[0] == 0
         assert all(abs(rate - 300) < 5 for rate in told[1:])
 
@@ -234,5 +233,33 @@ def test_a_command_with_nothing_to_do_has_a_summary_too(migrated_url: str) -> No
             done = await vigil(*command, "--json", env=environment(migrated_url))
             (summary,) = lines_of(done.out)
             assert (done.code, summary["event"], summary["exit_code"]) == (0, "summary", 0)
+
+    run(scenario())
+
+
+def test_as_json_all_that_a_run_says_is_lines_about_its_worker_users_and_lane(migrated_url: str) -> None:
+    async def scenario() -> None:
+        plan = FaultPlan.parse(["nan=0.5", "429=0.1"], seed=1)
+        async with Simulator(small(30, 7, faults=plan, latency_seconds=(0.02, 0.03))) as exchange:
+            env = environment(migrated_url, exchange, VIGIL_PROGRESS_SECONDS=0.05, VIGIL_LOG_FORMAT="json")
+            done = await vigil("run", "-v", "--lane", "here", "--users-file", "-", env=env, stdin=named(exchange))
+            told = lines_of(done.err)
+            assert (done.code, done.out) == (0, "")
+            assert all({"time", "level", "event"} <= set(line) for line in told)
+            progress = [line for line in told if line["event"] == "progress"]
+            assert progress[-1]["users"]["total"] == 30
+            assert any(line["event"].startswith("reading [") for line in told)
+            assert "30 users completed" in told[-1]["event"]
+            strange = [line for line in told if "could not be understood" in line["event"]]
+            assert strange
+            assert all(line["event"].startswith(line["user"]) and line["lane"] == "here" for line in strange)
+            assert len({line["worker"] for line in strange}) == 1
+            paused = [line for line in told if "paused for" in line["event"]]
+            assert all((line["level"], line["lane"]) == ("debug", "here") for line in paused)
+            assert paused
+
+            wrong = await vigil("run", "--start", "yesterday", env=env)
+            (error,) = lines_of(wrong.err)
+            assert (error["level"], error["exit_code"]) == ("error", wrong.code)
 
     run(scenario())

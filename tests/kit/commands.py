@@ -88,7 +88,9 @@ def _about(command: Any) -> str:
 def _row(param: Any, hint: Any) -> str:
     names = " ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts))
     taken = "" if param.is_flag else f" {_metavar(param, hint)}".replace("|", "\\|")
-    default = "" if param.is_flag or callable(param.default) or not param.default else f"[default: {param.default}]"
+    default = (
+        "" if param.is_flag or callable(param.default) or param.default in (None, []) else f"[default: {param.default}]"
+    )
     told = " ".join(f"{param.help or ''} {default}".split())
     return f"| {names}{taken} | {told} |"
 

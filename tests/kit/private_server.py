@@ -163,6 +163,21 @@ class PrivateServer:
                 os.kill(int(child), signal.SIGKILL)
         self.stop(signal.SIGKILL)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every process of it stands still meanwhile: the kernel takes connections, and nobody answers."""
+        assert self._postmaster is not None
+        pid = self._postmaster.pid
+        os.kill(pid, signal.SIGSTOP)  # first, lest it bear another child
+        pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split())]
+        for child in pids[1:]:
+            os.kill(child, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for one in pids:
+                os.kill(one, signal.SIGCONT)
+
     # Asking it
 
     def sql(self, statement: str, database: str = "postgres") -> str:

@@ -20,10 +20,18 @@ from vigil.cli import (  # noqa: F401  each adds its commands to the app
     known,
     load,
     maintain,
+    plan,
     rehearse,
+    report,
+    status,
 )
 from vigil.cli.common import app
+from vigil.cli.examples import examples_first
 from vigil.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, VigilError
+from vigil.logs import LogFormat, json_line
+from vigil.settings import load_settings
+
+examples_first(app)
 
 
 @app.callback()
@@ -46,9 +54,7 @@ def main() -> None:
     except VigilError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(error.hint, file=sys.stderr)
+        _tell(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `vigil-backfill users list | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,6 +64,26 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        print(f"error: a bug of vigil: {type(error).__name__}: {error}", file=sys.stderr)
-        print("Nothing committed is lost. --debug shows the traceback; please report it.", file=sys.stderr)
+        bug = VigilError(
+            f"a bug of vigil: {type(error).__name__}: {error}",
+            hint="Nothing committed is lost. --debug shows the traceback; please report it.",
+        )
+        _tell(bug)
         sys.exit(EXIT_FAILURE)
+
+
+def _tell(error: VigilError) -> None:
+    if _all_json():
+        print(json_line(str(error), "error", hint=error.hint or None, exit_code=error.exit_code), file=sys.stderr)
+        return
+    print(f"error: {error}", file=sys.stderr)
+    if error.hint:
+        print(error.hint, file=sys.stderr)
+
+
+def _all_json() -> bool:
+    """Whether stderr is to be JSON throughout; not where the settings themselves are wrong."""
+    try:
+        return load_settings().log_format is LogFormat.JSON
+    except VigilError:
+        return False

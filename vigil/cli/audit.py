@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -25,9 +26,12 @@ from vigil.cli.common import (
     require_schema,
     run_async,
 )
+from vigil.cli.talk import JsonOption, ProgressOption, QuietOption, Scene, Talk, VerboseOption, watched
+from vigil.cli.views import auditing
 from vigil.db import session
 from vigil.differences import CONFIDENCE, shown_columns
-from vigil.errors import UsageError
+from vigil.display import Progress, talk_to_people
+from vigil.errors import EXIT_DONE, UsageError
 from vigil.repair import Repair
 from vigil.settings import load_settings
 from vigil.story import Story, read_story, tell
@@ -42,7 +46,6 @@ AllOption = Annotated[bool, typer.Option("--all", help="Every window there is.")
 SuspectOption = Annotated[
     bool, typer.Option("--suspect", help="Only around recorded gaps, broken links and rows that could not be stored.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines: one a user, and a summary at the end.")]
 
 
 @app.command()
@@ -55,7 +58,10 @@ def verify(
     users_file: UsersFileOption = None,
     concurrency: ConcurrencyOption = None,
     lane: LaneOption = None,
+    progress: ProgressOption = Progress.AUTO,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Ask the exchange again and set the table against its answers; changes nothing. Exit code 4: they differ.
 
@@ -64,8 +70,9 @@ def verify(
 
     Examples: `vigil-backfill verify --sample 3000` · `verify --suspect` · `verify --all --user 0x…`
     """
-    choice = _choose(sample, everything, suspect, default=Choice.SAMPLE)
-    code = _audit(Audit, choice, sample, seed, user, users_file, concurrency, lane, as_json, _describe_verified)
+    choose = partial(_choose, sample, everything, suspect, default=Choice.SAMPLE)
+    talk = Talk(progress, as_json, quiet, verbose)
+    code = _audit(Audit, talk, choose, sample, seed, user, users_file, concurrency, lane, _describe_verified)
     raise typer.Exit(code)
 
 
@@ -79,7 +86,10 @@ def repair(
     users_file: UsersFileOption = None,
     concurrency: ConcurrencyOption = None,
     lane: LaneOption = None,
+    progress: ProgressOption = Progress.AUTO,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Fetch what is missing and nothing else: where something is suspect, or else where `verify` would look.
 
@@ -87,8 +97,9 @@ def repair(
 
     Examples: `vigil-backfill repair` · `repair --all --user 0x…`
     """
-    choice = _choose(sample, everything, suspect, default=Choice.SUSPECT)
-    code = _audit(Repair, choice, sample, seed, user, users_file, concurrency, lane, as_json, _describe_repaired)
+    choose = partial(_choose, sample, everything, suspect, default=Choice.SUSPECT)
+    talk = Talk(progress, as_json, quiet, verbose)
+    code = _audit(Repair, talk, choose, sample, seed, user, users_file, concurrency, lane, _describe_repaired)
     raise typer.Exit(code)
 
 
@@ -97,7 +108,10 @@ def explain(
     user: Annotated[str, typer.Argument(metavar="0x…", help="The user's address.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Tell one user's story: what was read and is held, the verdict and its evidence, and what would change it."""
+    """Tell one user's story: what was read and is held, the verdict and its evidence, and what would change it.
+
+    Examples: `vigil-backfill explain 0x…` · `explain 0x… --json | jq .verdict`
+    """
     settings = load_settings()
     address = normalize_address(user)
     with database(settings) as dsn:
@@ -121,37 +135,50 @@ def _choose(sample: int | None, everything: bool, suspect: bool, *, default: Cho
 
 def _audit(
     kind: type[Audit],
-    choice: Choice,
+    talk: Talk,
+    choose: Callable[[], Choice],
     sample: int | None,
     seed: int,
     user: list[str] | None,
     users_file: str | None,
     concurrency: int | None,
     lane: list[str] | None,
-    as_json: bool,
     describe: Callable[[Account], str],
 ) -> int:
-    """Run the audit, showing each user as it is done; returns the exit code."""
-    settings = load_settings(concurrency=concurrency, lane=lane)
-    selection = Selection(choice, sample or SAMPLE_WINDOWS, seed, read_users(user, users_file))
+    """Run the audit, telling each user as it is done; returns the exit code."""
+    with talk.heard() as events:
+        settings = load_settings(concurrency=concurrency, lane=lane)
+        selection = Selection(choose(), sample or SAMPLE_WINDOWS, seed, read_users(user, users_file))
+        console = talk_to_people(settings.log_format, quiet=talk.quiet)
+        with database(settings) as dsn:
+            run_async(_check_schema(dsn))
+            return _look(Scene(settings, dsn, console, talk, events), kind, selection, describe)
 
-    def show(account: Account) -> None:
-        print_line(json.dumps(_account(account), default=_plain) if as_json else describe(account))
-        sys.stdout.flush()  # as they come, to a pipe as well
 
-    with database(settings) as dsn:
-        run_async(_check_schema(dsn))
-        job = kind(settings, dsn, selection, show)
+def _look(scene: Scene, kind: type[Audit], selection: Selection, describe: Callable[[Account], str]) -> int:
+    events = scene.events
+
+    def tell_user(account: Account) -> None:
+        if events is None:
+            print_line(describe(account))
+            sys.stdout.flush()  # as they come, to a pipe as well
+            return
+        events.emit("user", **_account(account))
+        if not events.heard:
+            raise SystemExit(EXIT_DONE)  # who asked for it has gone
+
+    with scene.talk.showing(scene.settings, scene.console, events) as show:
+        job = kind(scene.settings, scene.dsn, selection, tell_user)
         try:
-            summary = run_async(job.execute())
+            summary = run_async(watched(job.execute(), show, auditing(job.look, selection)))
         except asyncio.CancelledError:  # the second signal
             summary = job.summary
-        if as_json:
-            print_line(json.dumps({"summary": _summary(summary)}, default=_plain))
-        else:
-            for line in _describe_summary(summary, repaired=kind is Repair):
-                print_line(line)
-        print(f"{summary.requests:,} requests, {summary.weight:,} weight", file=sys.stderr)
+    if events is not None:
+        events.emit("summary", summary=_summary(summary))
+    else:
+        for line in _describe_summary(summary, repaired=kind is Repair):
+            print_line(line)
+    scene.console.print(f"{summary.requests:,} requests, {summary.weight:,} weight", highlight=False)
     return summary.exit_code
 
 

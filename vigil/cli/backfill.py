@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from vigil.allowance import Limit, parse_span
 from vigil.claims import Shard, Window, users_to_ask
 from vigil.cli.common import (
     ConcurrencyOption,
@@ -26,11 +26,11 @@ from vigil.cli.common import (
     run_async,
     show_day,
 )
-from vigil.cli.talk import JsonOption, MetricsOption, ProgressOption, QuietOption, Talk, VerboseOption
+from vigil.cli.talk import JsonOption, MetricsOption, ProgressOption, QuietOption, Scene, Talk, VerboseOption
 from vigil.db import Link, session
-from vigil.display import Progress, describe
+from vigil.display import Progress, Voice, describe
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
-from vigil.events import Events
+from vigil.forecast import duration
 from vigil.judge import Judge
 from vigil.pipeline import Run, Twap, tend_after
 from vigil.settings import DEFAULT_END, DEFAULT_START, Settings, load_settings
@@ -50,6 +50,14 @@ VolumeOption = Annotated[
     ),
 ]
 
+MaxDurationOption = Annotated[
+    str | None,
+    typer.Option("--max-duration", metavar="2h30m", help="Begin no page after so long; what was read is committed."),
+]
+MaxWeightOption = Annotated[
+    int | None,
+    typer.Option("--max-weight", min=1, metavar="N", help="Spend no more weight than that, of all addresses together."),
+]
 OnlyOption = Annotated[
     list[Verdict] | None,
     typer.Option("--only", help="Only users with this verdict; repeatable. With --source: ask that host for them too."),
@@ -71,6 +79,8 @@ def run(
     volume_check: VolumeOption = False,
     source: SourceOption = None,
     only: OnlyOption = None,
+    max_duration: MaxDurationOption = None,
+    max_weight: MaxWeightOption = None,
     metrics_port: MetricsOption = None,
     progress: ProgressOption = Progress.AUTO,
     as_json: JsonOption = False,
@@ -82,12 +92,13 @@ def run(
     Known users: those of `backfill_progress` not yet completed, and every user found in `fills`.
 
     Examples: `vigil-backfill run --concurrency 8` · `run --limit 5` · `run --user 0x… --end 2025-01-01` ·
-    `run --worker-id 0 --total-workers 4` · `run --only truncated --source other`
+    `run --worker-id 0 --total-workers 4` · `run --max-duration 2h30m` · `run --only truncated --source other`
     """
     talk = Talk(progress, as_json, quiet, verbose)
     with talk.heard() as events:
         settings = load_settings(concurrency=concurrency, lane=lane, metrics_port=metrics_port)
         host = load_source(settings, source or MAIN_SOURCE)
+        limits = _limits(max_duration, max_weight)
         users = read_users(user, users_file)
         window = parse_window(settings, start, end)
         if worker_id >= total_workers:
@@ -110,6 +121,7 @@ def run(
                 volume_check=volume_check,
                 source=host,
                 ask=bool(only and source),
+                **limits,
             )
     raise typer.Exit(code)
 
@@ -126,6 +138,8 @@ def retry(
     twap: TwapOption = Twap.AUTO,
     volume_check: VolumeOption = False,
     source: SourceOption = None,
+    max_duration: MaxDurationOption = None,
+    max_weight: MaxWeightOption = None,
     metrics_port: MetricsOption = None,
     progress: ProgressOption = Progress.AUTO,
     as_json: JsonOption = False,
@@ -135,11 +149,14 @@ def retry(
     """Try failed users again, all or those named, however often they have failed.
 
     A user that fails VIGIL_USER_ATTEMPTS times is parked: `run` passes over it, `status` tells why it failed.
+
+    Examples: `vigil-backfill retry` · `retry --user 0x…` · `retry --max-duration 1h`
     """
     talk = Talk(progress, as_json, quiet, verbose)
     with talk.heard() as events:
         settings = load_settings(concurrency=concurrency, lane=lane, metrics_port=metrics_port)
         host = load_source(settings, source or MAIN_SOURCE)
+        limits = _limits(max_duration, max_weight)
         named = read_users(user, users_file)
         with prepared(settings, quiet=quiet) as (dsn, console):
             wanted = None if named is None else frozenset(named)
@@ -163,19 +180,9 @@ def retry(
                 twap=twap,
                 volume_check=volume_check,
                 source=host,
+                **limits,
             )
     raise typer.Exit(code)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Where a run happens, and who hears of it."""
-
-    settings: Settings
-    dsn: str
-    console: Console
-    talk: Talk
-    events: Events | None
 
 
 def _backfill(scene: Scene, window: Window, **what: Any) -> int:
@@ -199,16 +206,24 @@ def _backfill(scene: Scene, window: Window, **what: Any) -> int:
             _summarize(console, job.tally, stopped=True)
             raise
         _summarize(console, tally)
-    run_async(tend_after(tally, settings, scene.dsn, lambda text: console.print(text, highlight=False, soft_wrap=True)))
+    if tally.limit is not Limit.DURATION:  # the time is up
+        say = partial(console.print, highlight=False, soft_wrap=True)
+        run_async(tend_after(tally, settings, scene.dsn, say))
     if events is not None:
         events.summary(tally)
     return tally.exit_code
 
 
+def _limits(max_duration: str | None, max_weight: int | None) -> dict[str, Any]:
+    """For `Run`. Raises: UsageError."""
+    seconds = None if max_duration is None else parse_span(max_duration, flag="--max-duration")
+    return {"max_seconds": seconds, "max_weight": max_weight}
+
+
 def _choose(
     settings: Settings,
     dsn: str,
-    console: Console,
+    console: Voice,
     verdicts: list[Verdict],
     shard: Shard,
     named: list[str] | None,
@@ -244,11 +259,16 @@ async def _read_failed(dsn: str) -> list[FailedUser]:
         return await failed_users(connection)
 
 
-def _summarize(console: Console, tally: Tally, *, stopped: bool = False) -> None:
+def _summarize(console: Voice, tally: Tally, *, stopped: bool = False) -> None:
     done = f"{tally.users_done:,} users completed, {describe(tally)}, {tally.already_there:,} fills already there"
     console.print(done, highlight=False, soft_wrap=True)
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
         console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
+    elif tally.limit is not None:
+        flag = f"--{tally.limit.replace('_', '-')}"
+        spent = f"{tally.weight:,} weight, {duration(tally.seconds)}"
+        stop = f"stopped at {flag} ({spent}): what was read is committed; run the same command to go on"
+        console.print(stop, highlight=False, soft_wrap=True)
     elif not stopped and tally.requests == 0 and not tally.users_elsewhere and not tally.users_left_failed:
         nothing = (
             "nothing to read: every user known or named has been read for this window (`users add` makes more known)"

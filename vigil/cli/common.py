@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
 from vigil.address import normalize_address, read_addresses
 from vigil.claims import Window
 from vigil.db import Connection
-from vigil.display import talk_to_people
+from vigil.display import Voice, talk_to_people
 from vigil.embedded import embedded_postgres
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, UsageError
 from vigil.migrate import pending
@@ -30,7 +29,8 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Every Hyperliquid user's historical fills, from the public API into TimescaleDB.",
+    help="Every Hyperliquid user's historical fills, from the public API into TimescaleDB.\n\n"
+    "Examples: `demo` · `plan --users 100000` · `users add --users-file users.txt` · `run` · `status --watch`",
     epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 finished but some users failed, "
     "4 differences found, 5 temporary (run again), 130/143 interrupted (run again to go on).",
 )
@@ -102,16 +102,22 @@ def database(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def prepared(settings: Settings, *, quiet: bool = False) -> Iterator[tuple[str, Console]]:
+def prepared(settings: Settings, *, quiet: bool = False) -> Iterator[tuple[str, Voice]]:
     """The database with its schema up to date, and where to talk to people."""
-    console = talk_to_people(quiet=quiet)
+    console = talk_to_people(settings.log_format, quiet=quiet)
     with database(settings) as dsn:
         run_async(prepare_database(dsn, notice=lambda text: console.print(text, highlight=False, soft_wrap=True)))
         yield dsn, console
 
 
 async def require_schema(connection: Connection) -> None:
-    if await pending(connection):
+    waiting = await pending(connection)
+    if waiting and waiting[0].version == 1:
+        raise UsageError(
+            "This database has no backfill in it yet.",
+            hint="`vigil-backfill run` begins one. If there should be one: does VIGIL_DATABASE_URL name its database?",
+        )
+    if waiting:
         raise UsageError("This database's schema is not up to date.", hint="Run `vigil-backfill migrate`.")
 
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vigil import export as exporting
 from vigil.cli.common import UserOption, UsersFileOption, app, database, read_users, require_schema, run_async
+from vigil.cli.talk import JsonOption, ProgressOption, QuietOption, Scene, Talk, VerboseOption, watched
+from vigil.cli.views import exporting
 from vigil.db import session
+from vigil.display import Progress, talk_to_people
 from vigil.errors import EXIT_DONE, UsageError
-from vigil.export import Exported, Format, Numbers, Partition, Wanted
+from vigil.export import Export, Exported, Format, Numbers, Partition, Wanted
 from vigil.export.output import ReaderGone
 from vigil.export.place import Directory, Place, SingleFile, Stdout
-from vigil.settings import Settings, load_settings, parse_instant
+from vigil.settings import load_settings, parse_instant
 from vigil.worker import signals
 
 SUFFIXES = {".parquet": (Format.PARQUET, False), ".csv": (Format.CSV, False), ".csv.gz": (Format.CSV, True)}
@@ -51,6 +49,10 @@ def export(
     ] = Numbers.DECIMAL,
     gzip: Annotated[bool, typer.Option("--gzip", help="Pack CSV, as for a file that ends in .gz.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export at OUT.")] = False,
+    progress: ProgressOption = Progress.AUTO,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Write fills to Parquet or CSV: one snapshot, exact, ordered by user and time; whole, or not there.
 
@@ -59,27 +61,39 @@ def export(
 
     Examples: `vigil-backfill export fills/` · `export btc.csv.gz --user 0x… --start 2024-01-01` · `export - | head`
     """
-    settings = load_settings()
-    wanted, place = _resolve(out, form, partition, gzip, overwrite)
-    window = _window(start, end)
-    wanted = Wanted(
-        wanted.format, wanted.partition, numbers, *window, users=read_users(user, users_file), gzip=wanted.gzip
-    )
-    if wanted.users is not None and not wanted.users:
-        raise UsageError("No users given.", hint="Name addresses with --user, or a file with --users-file PATH.")
-    console = Console(stderr=True)
-    with database(settings) as dsn, _shown(console, settings.progress_seconds) as tell:
-        run_async(_check_schema(dsn))
-        try:
-            exported, code = run_async(_export(settings, dsn, wanted, place, tell))
-        except ReaderGone:
-            raise typer.Exit(EXIT_DONE) from None
-    if exported is not None:
-        for line in _describe(exported, out):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-    else:
-        console.print("interrupted: nothing was left of the export", highlight=False)
+    talk = Talk(progress, as_json, quiet, verbose)
+    with talk.heard() as events:
+        settings = load_settings()
+        if as_json and out == "-":
+            raise UsageError("Standard output is the export itself: no JSON lines fit there.", hint="Name a file.")
+        wanted, place = _resolve(out, form, partition, gzip, overwrite)
+        users = read_users(user, users_file)
+        wanted = Wanted(wanted.format, wanted.partition, numbers, *_window(start, end), users=users, gzip=wanted.gzip)
+        if users is not None and not users:
+            raise UsageError("No users given.", hint="Name addresses with --user, or a file with --users-file PATH.")
+        console = talk_to_people(settings.log_format, quiet=quiet)
+        with database(settings) as dsn:
+            run_async(_check_schema(dsn))
+            code = _export(Scene(settings, dsn, console, talk, events), wanted, place, out)
     raise typer.Exit(code)
+
+
+def _export(scene: Scene, wanted: Wanted, place: Place, out: str) -> int:
+    """Export, shown meanwhile, and tell what came out; returns the exit code."""
+    with scene.talk.showing(scene.settings, scene.console, scene.events) as show:
+        job = Export(scene.settings, scene.dsn, wanted, place)
+        try:
+            exported, code = run_async(watched(_until_signal(job), show, exporting(lambda: job.progress)))
+        except ReaderGone:
+            return EXIT_DONE
+    if exported is None:
+        scene.console.print("interrupted: nothing was left of the export", highlight=False)
+    else:
+        for line in _describe(exported, out):
+            scene.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if scene.events is not None:
+        scene.events.emit("summary", **({} if exported is None else exported.as_dict()), exit_code=code)
+    return code
 
 
 def _resolve(
@@ -123,9 +137,7 @@ async def _check_schema(dsn: str) -> None:
         await require_schema(connection)
 
 
-async def _export(
-    settings: Settings, dsn: str, wanted: Wanted, place: Place, tell: Callable[[exporting.Progress], None]
-) -> tuple[Exported | None, int]:
+async def _until_signal(job: Export) -> tuple[Exported | None, int]:
     """The export and the exit code; None for it when a signal came first."""
     code = EXIT_DONE
 
@@ -136,44 +148,9 @@ async def _export(
 
     with signals(interrupt):
         try:
-            return await exporting.Export(settings, dsn, wanted, place, tell).execute(), EXIT_DONE
+            return await job.execute(), EXIT_DONE
         except asyncio.CancelledError:
             return None, code or 128 + signal.SIGINT
-
-
-@contextmanager
-def _shown(console: Console, plain_seconds: float) -> Iterator[Callable[[exporting.Progress], None]]:
-    """Progress for where `console` goes: a bar, or a line now and then."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("[bold]rows"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("rows", total=None, detail="")
-
-            def show(progress: exporting.Progress) -> None:
-                total = max(progress.expected_rows, progress.rows)
-                bar.update(task, completed=progress.rows, total=total, detail=f"{progress.bytes >> 20:,} MiB of text")
-
-            yield show
-        return
-    begun = shown = time.monotonic()
-
-    def line(progress: exporting.Progress) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown >= plain_seconds:
-            shown = now
-            rate = progress.rows / (now - begun)
-            text = f"{progress.rows:,} rows of about {progress.expected_rows:,}, {rate:,.0f} a second"
-            console.print(text, highlight=False, soft_wrap=True)
-
-    yield line
 
 
 def _describe(exported: Exported, out: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`status`, `migrate`, `users`: what the database knows."""
+"""`migrate`, `users`: the schema, and whom the database knows."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import json
 import sys
 from contextlib import aclosing
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vigil import adopt as adopting
-from vigil.cli.common import UsersFileOption, app, database, print_line, read_users, require_schema, run_async, show_day
+from vigil.cli.common import UsersFileOption, app, database, print_line, read_users, require_schema, run_async
 from vigil.db import session, sql
 from vigil.errors import UsageError
 from vigil.migrate import Migration, pending
 from vigil.pipeline import prepare_database
 from vigil.settings import Settings, load_settings
-from vigil.status import Status, list_users, read_status
+from vigil.status import list_users
 from vigil.store import check_fills_table
 
 USERS_AT_ONCE = 10_000
 
-users_app = typer.Typer(no_args_is_help=True, help="The users whose fills are wanted.")
+users_app = typer.Typer(
+    no_args_is_help=True,
+    help="The users whose fills are wanted.\n\nExamples: `users add 0x…` · `users list --state failed`",
+)
 app.add_typer(users_app, name="users")
 
 
@@ -36,18 +39,6 @@ class State(StrEnum):
 
 
 @app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """Show the state of the whole backfill, all workers together, from the database alone."""
-    settings = load_settings()
-    with database(settings) as dsn:
-        found = run_async(_read_status(dsn))
-    if as_json:
-        print(json.dumps(found.as_dict(), default=str))
-    else:
-        _print_status(found)
-
-
-@app.command()
 def migrate(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="First make a table `fills` of somebody else's vigil's (docs/adopt.md).")
@@ -58,7 +49,10 @@ def migrate(
         typer.Option("--hypertable", help="With --adopt: a plain table becomes a hypertable, which moves its rows."),
     ] = False,
 ) -> None:
-    """Bring the database's schema up to date; `run` does this too."""
+    """Bring the database's schema up to date; `run` does this too.
+
+    Examples: `vigil-backfill migrate` · `migrate --dry-run` · `migrate --adopt --dry-run` · `migrate --adopt`
+    """
     if hypertable and not adopt:
         raise UsageError("--hypertable goes with --adopt.")
     settings = load_settings()
@@ -122,7 +116,10 @@ def users_add(
     addresses: Annotated[list[str] | None, typer.Argument(metavar="[0x…]...")] = None,
     users_file: UsersFileOption = None,
 ) -> None:
-    """Make users known, so that the next `run` fetches them."""
+    """Make users known, so that the next `run` fetches them.
+
+    Examples: `vigil-backfill users add 0x… 0x…` · `users add --users-file users.txt`
+    """
     settings = load_settings()
     users = read_users(addresses, users_file)
     if not users:
@@ -138,7 +135,10 @@ def users_list(
     state: Annotated[State | None, typer.Option(help="Only users in this state.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines with all that is known of each.")] = False,
 ) -> None:
-    """List the known users by address."""
+    """List the known users by address.
+
+    Examples: `vigil-backfill users list --state failed` · `users list --json | jq -r .user_address`
+    """
     settings = load_settings()
 
     async def show(dsn: str) -> None:
@@ -153,12 +153,6 @@ def users_list(
         run_async(show(dsn))
 
 
-async def _read_status(dsn: str) -> Status:
-    async with session(dsn) as connection:
-        await require_schema(connection)
-        return await read_status(connection)
-
-
 async def _add_users(dsn: str, users: list[str]) -> int:
     added = 0
     async with session(dsn) as connection:
@@ -166,43 +160,3 @@ async def _add_users(dsn: str, users: list[str]) -> int:
             done = await connection.execute(sql("enroll_listed"), users[i : i + USERS_AT_ONCE])
             added += int(done.rsplit(" ", 1)[1])
     return added
-
-
-def _print_status(found: Status) -> None:
-    rows = {
-        "users": f"{found.users:,}",
-        **{state: f"{getattr(found, state):,}" for state in ("completed", "claimed", "pending", "failed")},
-        "fills added": f"{found.fills:,}",
-        "oldest fill": "-" if found.oldest_fill_time is None else show_day(found.oldest_fill_time),
-        "rejected rows": f"{found.rejected_fills:,}",
-        "gaps": f"{found.gaps:,} in {found.users_with_gaps:,} users",
-        "workers": f"{found.workers_alive:,} alive, {found.workers_dead:,} dead",
-        "faults met": ", ".join(f"{kind} {count:,}" for kind, count in found.faults.items() if count) or "none",
-        "database": "TimescaleDB" if found.timescaledb else "plain Postgres (no hypertable)",
-    }
-    for name, value in rows.items():
-        print(f"{name:<14} {value}")
-    for row in found.verdicts:
-        print(f"verdict: {_describe_verdict(row)}")
-    if found.unjudged:
-        print(f"verdict: {found.unjudged:,} users await theirs")
-    if found.daily_stale is not None:
-        since, to = (show_day(found.daily_stale[edge]) for edge in ("from_ms", "to_ms"))
-        print(f"{'fills_daily':<14} behind within [{since}, {to}): `vigil-backfill maintain` brings it up to date")
-    if found.users_losing:
-        print(
-            f"{'being lost':<14} about {found.lost_per_hour:,.0f} fills an hour of {found.users_losing:,} users to be"
-            f" read, {found.fills_at_stake:,} within reach"
-        )
-    for row in found.lanes:
-        share, used = row["share_weight"], row["used_weight"]
-        print(f"lane: {row['lane']}, {row['workers']} workers, {used:,} of {share:,} weight used in the last period")
-    for row in found.errors:
-        print(f"failed: {row['user_address']} after {row['attempts']} attempts: {row['last_error']}")
-
-
-def _describe_verdict(row: dict[str, Any]) -> str:
-    text = f"{row['verdict']} {row['users']:,} users, {row['fills']:,} fills, notional {row['notional']:,.0f}"
-    if row["captured_share"] is not None:
-        text += f", {row['captured_share']:.0%} of the lifetime volume of {row['users_with_volume']:,} captured"
-    return text

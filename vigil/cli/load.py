@@ -5,22 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from vigil.archives import NotFills, Scope
 from vigil.cli.common import (
@@ -35,7 +25,9 @@ from vigil.cli.common import (
     read_users,
     run_async,
 )
-from vigil.display import REFRESH_SECONDS, log_to
+from vigil.cli.talk import JsonOption, ProgressOption, QuietOption, Scene, Talk, VerboseOption
+from vigil.cli.views import describe_load, load_fields, loading
+from vigil.display import Progress, Voice
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, EXIT_SIGTERM, UsageError, VigilError
 from vigil.load.loading import Load, LoadTally, known_files
 from vigil.load.places import STDIN, Item, find
@@ -64,6 +56,10 @@ def load(
     end: Annotated[str | None, typer.Option(help="Only fills before then.")] = None,
     user: UserOption = None,
     users_file: UsersFileOption = None,
+    progress: ProgressOption = Progress.AUTO,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Load archive files: node_fills, node_fills_by_block, Parquet (docs/archives.md).
 
@@ -72,19 +68,26 @@ def load(
 
     Examples: `load archive/` · `load 's3://hl-mainnet-node-data/node_fills_by_block/hourly/20250801/*'`
     """
-    settings = load_settings()
-    if STDIN in paths and users_file == STDIN:
-        raise UsageError("Standard input can't be both the fills and the users.", hint="Give one of them as a file.")
-    if STDIN in paths and sys.stdin is None:
-        raise UsageError("Standard input is closed: there is nothing to read on it.")
-    scope = _scope(start, end, read_users(user, users_file))
-    items = find(paths)
-    if dry_run:
-        with database(settings) as dsn:
-            _list_files(settings, dsn, items, scope)
-        raise typer.Exit(EXIT_DONE)
-    with prepared(settings) as (dsn, console):
-        code = _load(settings, dsn, console, items, jobs=jobs or default_jobs(), scope=scope, again=again)
+    talk = Talk(progress, as_json, quiet, verbose)
+    with talk.heard() as events:
+        settings = load_settings()
+        if STDIN in paths and users_file == STDIN:
+            raise UsageError(
+                "Standard input can't be both the fills and the users.", hint="Give one of them as a file."
+            )
+        if STDIN in paths and sys.stdin is None:
+            raise UsageError("Standard input is closed: there is nothing to read on it.")
+        if dry_run and as_json:
+            raise UsageError("--dry-run lists files for people: there is no --json of it.")
+        scope = _scope(start, end, read_users(user, users_file))
+        items = find(paths)
+        if dry_run:
+            with database(settings) as dsn:
+                _list_files(settings, dsn, items, scope)
+            raise typer.Exit(EXIT_DONE)
+        with prepared(settings, quiet=quiet) as (dsn, console):
+            scene = Scene(settings, dsn, console, talk, events)
+            code = _load(scene, items, jobs=jobs or default_jobs(), scope=scope, again=again)
     raise typer.Exit(code)
 
 
@@ -104,12 +107,13 @@ def _scope(start: str | None, end: str | None, users: list[str] | None) -> Scope
     return Scope(start_ms, end_ms, None if users is None else frozenset(users))
 
 
-def _load(settings: Settings, dsn: str, console: Console, items: Sequence[Item], **how: Any) -> int:
+def _load(scene: Scene, items: Sequence[Item], **how: Any) -> int:
+    settings, console, events = scene.settings, scene.console, scene.events
     if any(item.is_stdin for item in items):
         text = "standard input has no name to go on by: interrupted, it is to be sent again from its beginning"
         console.print(text, soft_wrap=True)
-    with _display(console, settings.progress_seconds) as display:
-        job = Load(settings, dsn, items, display=display, **how)
+    with scene.talk.showing(settings, console, events) as show:
+        job = Load(settings, scene.dsn, items, display=lambda tally: show(loading(tally)), **how)
         try:
             tally = run_async(job.execute())
         except asyncio.CancelledError:  # the second signal
@@ -120,84 +124,25 @@ def _load(settings: Settings, dsn: str, console: Console, items: Sequence[Item],
     if len(items) == 1 and isinstance(error := tally.failed.get(items[0].name), NotFills):
         raise NotFills(f"{items[0].name}: {error}", hint=error.hint)
     _summarize(console, tally)
-    run_async(tend_after(tally, settings, dsn, lambda text: console.print(text, highlight=False, soft_wrap=True)))
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    run_async(tend_after(tally, settings, scene.dsn, say))
+    if events is not None:
+        events.emit("summary", **load_fields(tally), exit_code=tally.exit_code)
     return tally.exit_code
 
 
-def _summarize(console: Console, tally: LoadTally) -> None:
+def _summarize(console: Voice, tally: LoadTally) -> None:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     known = f", {tally.files_known:,} were in already" if tally.files_known else ""
-    say(f"{tally.files_done:,} of {tally.files_total:,} files loaded{known}: {describe(tally)}")
+    say(f"{tally.files_done:,} of {tally.files_total:,} files loaded{known}: {describe_load(tally)}")
     for name, error in tally.failed.items():
         say(f"not read to its end: {name}: {error}")
         if error.hint:
             say(f"  {error.hint}")
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
         say("interrupted: everything committed stays; run the same command to go on")
-
-
-def describe(tally: LoadTally) -> str:
-    """The counters in one line."""
-    parts = [f"{tally.received:,} rows", f"{tally.inserted:,} new", f"{tally.already_there:,} already there"]
-    for name, count in (("updated", tally.updated), ("rejected", tally.rejected), ("passed over", tally.passed_over)):
-        if count:
-            parts.append(f"{count:,} {name}")
-    return ", ".join(parts)
-
-
-@contextmanager
-def _display(console: Console, plain_seconds: float) -> Iterator[Callable[[LoadTally], Coroutine[Any, Any, None]]]:
-    with log_to(console):
-        if not console.is_terminal:
-            yield lambda tally: _plain(console, tally, plain_seconds)
-            return
-        columns = (
-            TextColumn("[bold]{task.fields[files]}"),
-            BarColumn(bar_width=20),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
-        )
-        with Progress(*columns, console=console, transient=True) as progress:
-            yield lambda tally: _block(progress, tally)
-
-
-async def _block(progress: Progress, tally: LoadTally) -> None:
-    task = progress.add_task("load", total=tally.bytes_total or None, files="", detail="")
-    rate = Rate()
-    while True:
-        files = f"{tally.files_done + tally.files_known:,}/{tally.files_total:,} files"
-        detail = f"{rate.of(tally)[0]:,.0f} rows/s, {describe(tally)}"
-        progress.update(task, completed=tally.bytes_done, files=files, detail=detail)
-        await asyncio.sleep(REFRESH_SECONDS)
-
-
-async def _plain(console: Console, tally: LoadTally, seconds: float) -> None:
-    rate = Rate()
-    while True:
-        await asyncio.sleep(seconds)
-        rows, size = rate.of(tally)
-        left = (tally.bytes_total - tally.bytes_done) / size if size and tally.bytes_total else None
-        eta = "" if left is None else f", {left / 60:,.0f} min left"
-        files = f"{tally.files_done + tally.files_known:,} of {tally.files_total:,} files"
-        line = f"{files}, {describe(tally)}; {rows:,.0f} rows/s, {size / 1e6:,.1f} MB/s{eta}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-class Rate:
-    """Rows and bytes a second since the load began."""
-
-    def __init__(self) -> None:
-        self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
-
-    def of(self, tally: LoadTally) -> tuple[float, float]:
-        seconds = max(self._clock() - self._began, 0.001)
-        return tally.received / seconds, tally.bytes_done / seconds
 
 
 def _list_files(settings: Settings, dsn: str, items: Sequence[Item], scope: Scope) -> None:
@@ -227,7 +172,10 @@ def simulate_archives(
     form: Annotated[str, typer.Option(help="node_fills_by_block or node_fills.")] = FORMS[0],
     plain: Annotated[bool, typer.Option("--plain", help="JSON lines, not packed.")] = False,
 ) -> None:
-    """Write archives of the exchange that `simulate` serves, to rehearse `load` with."""
+    """Write archives of the exchange that `simulate` serves, to rehearse `load` with.
+
+    Examples: `vigil-backfill simulate-archives archive/` · `simulate-archives archive/ --users 50 --seed 7`
+    """
     if form not in FORMS:
         raise UsageError(f"--form {form} is none of {', '.join(FORMS)}.")
     population = Population(users, seed=seed, scale=scale)

@@ -44,6 +44,8 @@ def simulate(
     """Serve a simulated exchange to rehearse against; point VIGIL_API_URL at it.
 
     It tells its truth at /truth and /truth/0x…, and what it was asked at /stats.
+
+    Examples: `vigil-backfill simulate --users 1000 --period-seconds 1` · `simulate --fault 429=0.02 --fault cut=0.01`
     """
     config = SimulatorConfig(
         users=users,
@@ -71,7 +73,10 @@ def compare(
     start: StartOption = DEFAULT_START,
     end: EndOption = DEFAULT_END,
 ) -> None:
-    """Compare the table with a simulator's truth, column by column; exit 1 where they differ."""
+    """Compare the table with a simulator's truth, column by column; exit 1 where they differ.
+
+    Examples: `vigil-backfill compare http://127.0.0.1:8787`
+    """
     settings = load_settings()
     window = parse_window(settings, start, end)
     if not re.match(r"https?://[^/]", truth):
@@ -92,7 +97,10 @@ async def _check_schema(dsn: str) -> None:
 
 @app.command()
 def demo() -> None:
-    """Run the whole job here against a simulated exchange, and compare the table with its truth."""
+    """Run the whole job here against a simulated exchange, and compare the table with its truth.
+
+    Examples: `vigil-backfill demo`
+    """
     raise typer.Exit(run_demo())
 
 

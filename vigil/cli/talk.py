@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
-from vigil.display import Progress, progress_display
+from vigil.display import Progress, Voice, progress_display
 from vigil.errors import EXIT_DONE, VigilError
 from vigil.events import Events
 from vigil.metrics import metered
 from vigil.pipeline import Display
 from vigil.settings import Settings
+from vigil.tally import Tally
+from vigil.views import Look, Show, backfilling
+
+T = TypeVar("T")
 
 ProgressOption = Annotated[
     Progress, typer.Option("--progress", help="A block that is redrawn, lines now and then, or nothing.")
@@ -66,12 +70,41 @@ class Talk:
             raise
 
     @contextmanager
-    def shown(self, settings: Settings, console: Console, events: Events | None) -> Iterator[Display]:
-        """The display of a run."""
+    def showing(self, settings: Settings, console: Voice, events: Events | None) -> Iterator[Show]:
+        """How a long command shows itself."""
         seconds = settings.progress_seconds
-        with progress_display(console, seconds, self.progress, verbose=self.verbose) as display:
-            if events is not None:
-                display = events.beside(display, seconds)
-            if settings.metrics_port is not None:
-                display = metered(display, settings.metrics_port)
-            yield display
+        with progress_display(console, seconds, self.progress, verbose=self.verbose) as show:
+            yield show if events is None else events.beside(show, seconds)
+
+    @contextmanager
+    def shown(self, settings: Settings, console: Voice, events: Events | None) -> Iterator[Display]:
+        """The display of a run."""
+        with self.showing(settings, console, events) as show:
+
+            async def display(look: Callable[[], Tally]) -> None:
+                await show(backfilling(look))
+
+            yield display if settings.metrics_port is None else metered(display, settings.metrics_port)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where a long command happens, and who hears of it."""
+
+    settings: Settings
+    dsn: str
+    console: Voice
+    talk: Talk
+    events: Events | None
+
+
+async def watched(work: Coroutine[Any, Any, T], show: Show, look: Look) -> T:
+    """What `work` returns, shown while it goes on; it stays in the task that signals cancel."""
+    showing = asyncio.create_task(show(look))
+    try:
+        return await work
+    finally:
+        showing.cancel()
+        await asyncio.wait({showing})
+        if not showing.cancelled():
+            showing.result()  # what went wrong with it

@@ -47,7 +47,8 @@ class Export:
         self._place = place
         self._tell = tell
         self._users = None if wanted.users is None else sorted(set(wanted.users))
-        self._progress = Progress()
+        self.progress = Progress()
+        """Live."""
 
     async def execute(self) -> Exported:
         """Export, or leave nothing behind. Raises: UsageError, VigilError; a cancellation cleans up as well."""
@@ -101,11 +102,11 @@ class Export:
         plan = json.loads(await connection.fetchval(sql("export_estimate"), *bounds, self._users))
         expected = int(plan[0]["Plan"]["Plan Rows"])
         todo = list(spans(expected, self._users))
-        self._progress.expected_rows, self._progress.spans = expected, len(todo)
+        self.progress.expected_rows, self.progress.spans = expected, len(todo)
         received = 0
         for span in todo:
             received += await self._copy(connection, span, blocks)
-            self._progress.spans_done += 1
+            self.progress.spans_done += 1
         return received
 
     async def _copy(self, connection: Connection, span: Span, blocks: _Blocks) -> int:
@@ -126,9 +127,9 @@ class Export:
         exported.gaps, exported.rejected_rows = missing["gaps"], missing["rejected_rows"]
 
     def _count(self, block: bytes) -> None:
-        self._progress.rows += block.count(b"\n")  # to show; a text with a line break in it is rare
-        self._progress.bytes += len(block)
-        self._tell(self._progress)
+        self.progress.rows += block.count(b"\n")  # to show; a text with a line break in it is rare
+        self.progress.bytes += len(block)
+        self._tell(self.progress)
 
 
 class _Blocks:
