@@ -63,7 +63,7 @@ def _copy_at_once(user: str, fills: Sequence[Fill]) -> bytes | None:
         return None
     begin, end = f"{user},".encode(), rb",\N,\N,\N" + b"\n"
     lines = text[1:-2].replace(b",null", rb",\N").replace(b"]\n[", end + begin)
-    return (begin + lines + end).translate(_PUNCTUATION, b'"') if lines else b""
+    return b"".join((begin, lines, end)).translate(_PUNCTUATION, b'"') if lines else b""
 
 
 class Stretch(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ def parse(line: str) -> str:
         command = command.commands[words.pop(0)]
     command.make_context(path[-1], words)  # raises what users would be told
     return " ".join(path)
+
+
+def test_the_version_is_told_without_a_command() -> None:
+    outcome = CliRunner().invoke(app, ["--version"])
+    assert (outcome.exit_code, outcome.output) == (0, f"{version('vigil-backfill')}\n")
 
 
 @pytest.mark.parametrize("name", ALL)
