@@ -278,6 +278,8 @@ class Run:
             with suppress(TimeoutError):
                 async with asyncio.timeout(drain):
                     await self._queue.drain()
+            if drain is None:  # they were guessed since they were last counted
+                self.tally.users_left = await self._claims.count_pending(self._counting)
             self.look()
             for task in background:
                 task.cancel()
@@ -367,7 +369,9 @@ class Run:
         clock = asyncio.get_running_loop().time
         while True:
             started = clock()
-            self.tally.users_left = await self._claims.count_pending(self._counting)
+            turns = self.tally.turns
+            left = await self._claims.count_pending(self._counting)
+            self.tally.users_left = max(0, left - (self.tally.turns - turns))  # some were claimed meanwhile
             self.tally.others_weight = await self._claims.others_weight(self._counting)
             if not await self._claims.discover(self._counting):
                 await asyncio.sleep(max(COUNT_SECONDS, 20 * (clock() - started)))
@@ -390,7 +394,8 @@ class Run:
         tally.faults = dict(api.faults)
         tally.seconds = now - self._started
         tally.database_silent_seconds = now - max(lane.heard_at for lane in self._worker.lanes)
-        tally.users_total = tally.users_done + tally.users_failed + len(tally.reading) + tally.users_left
+        reading = sum(not one.again for one in tally.reading.values())  # the others are among those done
+        tally.users_total = tally.users_done + tally.users_failed + reading + tally.users_left
         tally.lanes = tuple(
             LaneState(
                 lane.name,

@@ -24,6 +24,8 @@ class Reading:
     pages: int = 0
     rows: int = 0
     weight: int = 0
+    again: bool = False
+    """For its TWAP slices: its fills have been read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Tally:
     users_left: int = 0
     """Pending when last counted, other workers' share of them included."""
     users_claimed: int = 0
+    turns: int = 0
+    """Claims: of users, and of lists of slices of theirs."""
     users_done: int = 0
     users_failed: int = 0
     users_left_failed: int = 0
@@ -92,9 +96,10 @@ class Tally:
 
     def claimed(self, claim: Claim, now: float) -> None:
         """A user's turn begins; `now` is the loop's clock."""
+        self.turns += 1
         self.users_claimed += claim.stream is Stream.FILLS
         self.users_left = max(0, self.users_left - 1)  # until it is counted again
-        self.reading.setdefault(claim.user, Reading(now))
+        self.reading.setdefault(claim.user, Reading(now, again=claim.stream is Stream.SLICES))
 
     def read_page(self, user: str, rows: int, weight: int) -> None:
         """A page of a user that is being read has come."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -247,10 +246,11 @@ def test_folding_waits_for_nobody_and_nobody_for_it(url: str) -> None:
         await other.execute("SELECT backfill_fold_counts()")
         await transaction.commit()
         await other.execute("SELECT backfill_fold_counts()")
-        groups = await other.fetchval("SELECT json_agg(c) FROM (SELECT what, state, verdict FROM backfill_counts) AS c")
+        rows = await other.fetchval("SELECT count(*) FROM backfill_counts")
+        groups = await other.fetchval("SELECT count(*) FROM backfill_counted")
         await one.close()
         await other.close()
-        assert len(json.loads(groups)) <= 60  # a row a group, not one a statement
+        assert rows == groups  # not one a statement
         assert await differences(url) == []
 
     run(scenario())
