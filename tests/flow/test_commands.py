@@ -143,13 +143,3 @@ def test_migrate_prepares_an_empty_database_once_and_status_asks_for_it(database
         assert (await vigil("status", env=env)).code == 0
 
     run(scenario())
-
-
-def test_every_command_has_help() -> None:
-    async def scenario() -> None:
-        for command in ([], ["run"], ["status"], ["migrate"], ["users"], ["users", "add"], ["simulate"], ["compare"]):
-            outcome = await vigil(*command, "--help", env=environment("postgresql://unused"))
-            assert outcome.code == 0
-            assert "Usage:" in outcome.out
-
-    run(scenario())

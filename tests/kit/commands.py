@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from textwrap import fill
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -21,6 +22,8 @@ from vigil.cli.common import app
 from vigil.cli.examples import PROGRAM
 
 ROOT: Any = get_command(app)
+
+EXAMPLES = re.compile(r"\x08\nExamples:\n(  .*\n)+")
 
 HEAD = """\
 # Every command, every option
@@ -76,13 +79,18 @@ def _section(name: str) -> str:
     synopsis = " ".join([PROGRAM, name, *arguments, "[OPTIONS]"])
     rows = [_row(param, hints[param.name]) for param in command.params if _is_option(param)]
     table = ["| option | |", "|---|---|", *rows, ""] if rows else []
-    return "\n".join([f"## {name}", "", "```", synopsis, "```", "", _about(command), "", *table])
+    examples = ["```", *re.findall(r"^  (.*)$", _examples(command), flags=re.MULTILINE), "```", ""]
+    return "\n".join([f"## {name}", "", f"`{synopsis}`", "", _about(command), "", *examples, *table])
 
 
 def _about(command: Any) -> str:
     """What its help says, without the examples that it begins with."""
-    text = re.sub(r"^\x08\nExamples:\n(  .*\n)+\n", "", command.help)
-    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    text = command.help.removeprefix(_examples(command))
+    return "\n\n".join(fill(" ".join(part.split()), 118, break_on_hyphens=False) for part in text.strip().split("\n\n"))
+
+
+def _examples(command: Any) -> str:
+    return EXAMPLES.match(command.help)[0]  # type: ignore[index]  # it begins with them: tests/pure/test_help.py
 
 
 def _row(param: Any, hint: Any) -> str:

@@ -22,17 +22,22 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^ {4}\S.*\n(?: {4}.*\n)*)", re.MULTILINE)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-ENDS = {"|", "||", "&", "&&", ";", "<", ">", ">>"}
+SERVICE = "vigil"
+"""The compose file's service that runs any command."""
+
+ENDS = {"|", "||", "&", "&&", ";"}
+REDIRECTIONS = {"<", ">", ">>", ">&"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A command line of a page: its words, up to a pipe or redirection, and what stood before the program."""
+    """A command line of a page: its words up to a pipe, what stood before them, what they are piped into."""
 
     page: Path
     text: str
     words: tuple[str, ...]
-    variables: tuple[tuple[str, str], ...]
+    variables: tuple[tuple[str, str], ...] = ()
+    into: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.page.name}: {self.text}"
@@ -52,13 +57,19 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def lines(page: Path, text: str | None = None) -> Iterator[Line]:
-    """Every line of the page's shell blocks that calls the program, by itself or behind a pipe."""
+    """Every line of the page's shell blocks that calls the program, by itself, behind a pipe or as the service."""
     for block in blocks(page.read_text("utf-8") if text is None else text, ""):
-        for words in commands(block):
-            if PROGRAM in words:
+        found = list(commands(block))
+        for words, following in zip(found, [*found[1:], []], strict=True):
+            shown = " ".join(words)
+            if words[:3] == ["docker", "compose", "run"] and SERVICE in words:
+                yield Line(page, shown, (PROGRAM, *words[words.index(SERVICE) + 1 :]))
+            elif PROGRAM in words:
                 at = words.index(PROGRAM)
                 given = [word.partition("=") for word in words[:at] if re.match(r"[A-Z_]+=", word)]
-                yield Line(page, " ".join(words), tuple(words[at:]), tuple((name, value) for name, _, value in given))
+                variables = tuple((name, value) for name, _, value in given)
+                into = tuple(following) if following[:1] == ["jq"] else ()
+                yield Line(page, shown, tuple(words[at:]), variables, into)
 
 
 def commands(block: str) -> Iterator[list[str]]:
@@ -67,20 +78,23 @@ def commands(block: str) -> Iterator[list[str]]:
     for line in block.splitlines():
         text = f"{text}\n{line}" if text else line
         try:
-            lexer = shlex.shlex(re.sub(r"\s\d?>&?\d?(?=\s)", " > ", text), posix=True, punctuation_chars=True)
+            lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
             lexer.whitespace_split = True
             tokens = list(lexer)
         except ValueError:  # a quotation that goes on in the next line
             continue
         text = ""
         words: list[str] = []
-        for token in [*tokens, ";"]:
-            if token not in ENDS:
+        following = iter([*tokens, ";"])
+        for token in following:
+            if token in REDIRECTIONS:
+                next(following)  # where it leads
+                words = words[: -1 if words[-1:] == ["2"] else None]
+            elif token not in ENDS:
                 words.append(token)
-                continue
-            if words:
+            elif words:
                 yield words
-            words = []
+                words = []
 
 
 def spans(text: str) -> list[str]:
