@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = (["limiter", "--minutes", "30"], ["budget"], ["ingest"], ["fleet", "--quick"])
+BENCHMARKS = (["limiter", "--minutes", "30"], ["budget"], ["ingest"], ["ways"], ["fleet", "--quick"])
 
 
 def main() -> int:

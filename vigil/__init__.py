@@ -40,6 +40,7 @@ rows as it does those of pages. `export` is the way out.
     archives                 files to rows (no I/O of their own)     windows   what verify draws (pure)
     prior                    what is assumed of users of whom nothing is known (pure)
     verdict, differences, forecast, owners   what is proven; how two sets of rows differ; how long; whose fill (pure)
+    copy_text                fills as Postgres reads them (pure)
     fills                    what a fill is (pure)         sources, egress   hosts to ask; ways out of this machine
     allowance                what one run may spend (pure)
     address, settings, errors                              logs      what is logged, as lines
@@ -66,8 +67,8 @@ chunks committed together. gap: a span in which rows may be missing. run: one `v
 
 **Where do I change ...**
 
-- how a page is taken apart, a new column of `fills`: `fills.py`, a migration, `sql/staging.sql` and
-  the three statements beside it
+- how a page is taken apart, a new column of `fills`: `fills.py`, `copy_text.py`, a migration, `sql/staging.sql`
+  and the two statements beside it
 - when a history ends, what counts as a gap: `cursor.py`
 - what a request costs, how the budget is kept: `limiter.py`; where a run stops: `allowance.py`
 - what `plan` expects: `sql/plan_left.sql`, `prior.py`, `plan.py`

@@ -1,9 +1,10 @@
 """Committing a batch: fills, gaps, rejected rows and progress in one transaction, exactly once.
 
-The transaction, in order: the fence (this worker still lives in everyone's eyes), COPY into the
-staging table, INSERT of what is new, and only if something was not new an UPDATE of what changed,
-the check that every row staged is in the table, the users' progress. `received = inserted +
-updated + already there` holds for every batch or it is rolled back.
+The transaction, in order: the fence (this worker still lives in everyone's eyes); the rows; the check
+that all of them are accounted for; the users' progress. Rows of users of whom `fills` has none in these
+spans are COPYed into it. Others, and those where that is refused, are COPYed into the staging table:
+INSERT of what is new, and only if something was not new an UPDATE of what changed. `received = inserted
++ updated + already there` holds for every batch or it is rolled back.
 
 A batch may be applied twice without harm. If the server goes away while COMMIT is under way,
 nobody knows whether it took effect; the number of the batch, stored with the worker in the same
