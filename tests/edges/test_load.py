@@ -26,7 +26,7 @@ from tests.kit.factories import body_of, wire_row
 from tests.kit.loop import run
 from vigil.archives import EVERYTHING, Batch, NotFills, Scope
 from vigil.claims import EVERYBODY
-from vigil.cli.common import app
+from vigil.cli import with_commands
 from vigil.db import Link
 from vigil.errors import EXIT_SOME_USERS_FAILED, ClaimLost, UsageError
 from vigil.export import Export, Numbers, Wanted
@@ -662,7 +662,7 @@ def test_what_is_no_file_and_a_name_that_can_not_be_remembered_are_told(tmp_path
     ],
 )
 def test_a_load_that_could_only_load_nothing_is_a_usage_error(arguments: list[str], told: str) -> None:
-    result = CliRunner().invoke(app, ["load", *arguments])
+    result = CliRunner().invoke(with_commands(), ["load", *arguments])
     assert isinstance(result.exception, UsageError)
     assert told in str(result.exception)
 
@@ -676,7 +676,7 @@ def test_known_files_of_a_database_without_a_schema_are_none(database_url: str, 
 def test_archives_of_the_simulated_exchange_hold_all_that_happened_in_their_hours(tmp_path: Path, form: str) -> None:
     """Also what retention took since, and what the other side of a trade did."""
     arguments = ["simulate-archives", str(tmp_path), "--users", "6", "--seed", "5", "--form", form, "--plain"]
-    result = CliRunner().invoke(app, [*arguments, "--start", "2025-07-27", "--end", "2026-07-27"])
+    result = CliRunner().invoke(with_commands(), [*arguments, "--start", "2025-07-27", "--end", "2026-07-27"])
     assert result.exit_code == 0
     written = [Path(line) for line in result.stdout.splitlines()]
     assert written == sorted(written, key=lambda path: (path.parent.name, int(path.name)))

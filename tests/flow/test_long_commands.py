@@ -13,7 +13,7 @@ from tests.kit.archives import lines_of as archived
 from tests.kit.backfill import backfill, everybody, small
 from tests.kit.command import environment, vigil
 from tests.kit.loop import run
-from vigil.cli.common import app
+from vigil.cli import with_commands
 from vigil.simulator import Simulator
 
 
@@ -23,7 +23,7 @@ def lines_of(text: str) -> list[dict[str, Any]]:
 
 def here(url: str, *arguments: str) -> Result:
     """The command in this process, which costs no start of another."""
-    return CliRunner().invoke(app, arguments, env=environment(url))
+    return CliRunner().invoke(with_commands(), arguments, env=environment(url))
 
 
 def test_load_export_and_maintain_tell_scripts_how_they_go_and_end(migrated_url: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.kit.backfill import WINDOW, ask, backfill, everybody, settings_for, s
 from tests.kit.command import environment, vigil
 from tests.kit.database import Server
 from tests.kit.loop import run
-from vigil.cli.common import app
+from vigil.cli import with_commands
 from vigil.db import session
 from vigil.errors import UsageError
 from vigil.forecast import rows_weight
@@ -45,7 +45,7 @@ def cli(*arguments: str, **settings: object) -> Any:
     """What the command prints, in this process."""
     named = settings.pop("VIGIL_DATABASE_URL", None)
     env = {**environment("", None, **settings), "VIGIL_DATABASE_URL": None if named is None else str(named)}
-    return CliRunner().invoke(app, ["plan", *arguments], env=env)
+    return CliRunner().invoke(with_commands(), ["plan", *arguments], env=env)
 
 
 # -- what then happens ------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from typing import Any, get_args, get_type_hints
 from typer.main import get_command
 
 import vigil.cli  # noqa: F401  all commands are in the app
-from vigil.cli.common import app
+from vigil.cli import with_commands
 from vigil.cli.examples import PROGRAM
 
-ROOT: Any = get_command(app)
+ROOT: Any = get_command(with_commands())
 
 EXAMPLES = re.compile(r"\x08\nExamples:\n(  .*\n)+")
 

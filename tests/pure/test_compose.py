@@ -18,7 +18,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.kit.database import REPOSITORY
-from vigil.cli.common import app
+from vigil.cli import with_commands
 from vigil.settings import Settings, load_settings
 
 COMPOSE = REPOSITORY / "docker-compose.yml"
@@ -144,7 +144,7 @@ def test_the_demo_never_meets_the_real_database_or_the_real_exchange() -> None:
 
 @pytest.mark.parametrize("name", [name for name, service in ours() if "command" in service])
 def test_every_command_of_a_service_is_one_that_there_is(name: str) -> None:
-    shown = CliRunner().invoke(app, [*SERVICES[name]["command"], "--help"])
+    shown = CliRunner().invoke(with_commands(), [*SERVICES[name]["command"], "--help"])
     assert shown.exit_code == 0, shown.output
 
 

@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.kit.commands import COMMANDS, parse
-from vigil.cli.common import app
+from vigil.cli import with_commands
 from vigil.cli.examples import PROGRAM, examples_of
 
 
 def help_of(name: str) -> list[str]:
-    outcome = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    outcome = CliRunner().invoke(with_commands(), [*name.split(), "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert outcome.exit_code == 0
     return [line.strip() for line in outcome.output.splitlines() if line.strip()]
 
@@ -78,7 +78,7 @@ def test_completion_knows_commands_and_states(shell: str, how: dict[str, str]) -
     def complete(line: str) -> str:
         asked = {name: text.format(line, n=len(line.split(" "))) for name, text in how.items()}
         given = {**asked, "_VIGIL_BACKFILL_COMPLETE": f"complete_{shell}"}
-        return CliRunner().invoke(app, [], prog_name=PROGRAM, env=given).output
+        return CliRunner().invoke(with_commands(), [], prog_name=PROGRAM, env=given).output
 
     assert "retry" in complete("ret")
     answer = complete("users list --state ")

@@ -7,31 +7,42 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from vigil.cli import (  # noqa: F401  each adds its commands to the app
-    audit,
-    backfill,
-    doctor,
-    export,
-    known,
-    load,
-    maintain,
-    plan,
-    rehearse,
-    report,
-    status,
-)
 from vigil.cli.common import app
 from vigil.cli.examples import examples_first
 from vigil.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, VigilError
 from vigil.logs import LogFormat, json_line
 from vigil.settings import load_settings
 
-examples_first(app)
+COMMANDS = {
+    **dict.fromkeys(("run", "retry"), "backfill"),
+    "status": "status",
+    "plan": "plan",
+    "report": "report",
+    "doctor": "doctor",
+    **dict.fromkeys(("users", "migrate"), "known"),
+    **dict.fromkeys(("load", "simulate-archives"), "load"),
+    "export": "export",
+    **dict.fromkeys(("verify", "repair", "explain"), "audit"),
+    "maintain": "maintain",
+    **dict.fromkeys(("simulate", "compare", "demo"), "rehearse"),
+}
+"""The module of each command; it adds its commands to the app when it is imported."""
+
+
+def with_commands(words: Sequence[str] = ()) -> typer.Typer:
+    """The app with the command that these words of a command line call, or with all: importing those takes a while."""
+    called = next((word for word in words if not word.startswith("-")), None)
+    for module in dict.fromkeys([COMMANDS[called]] if called in COMMANDS else COMMANDS.values()):
+        import_module(f"vigil.cli.{module}")
+    examples_first(app)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,7 +67,7 @@ def main() -> None:
     if debug:  # accepted anywhere on the line
         sys.argv[1:] = ["--debug", *(word for word in sys.argv[1:] if word != "--debug")]
     try:
-        app()
+        with_commands(sys.argv[1:])()
     except VigilError as error:
         if debug:
             raise

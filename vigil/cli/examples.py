@@ -33,6 +33,8 @@ def examples_first(app: typer.Typer) -> None:
 
 
 def _arranged(text: str) -> str:
+    if text.startswith("\b"):  # it has been done
+        return text
     about = "\n\n".join(part for part in text.split("\n\n") if not _is_examples(part))
     return "\n".join(["\b", "Examples:", *(f"  {one}" for one in examples_of(text)), "", about])  # \b: keep these lines
 
