@@ -51,7 +51,7 @@ def main() -> None:
 
 async def imported() -> float:
     started = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import vigil.cli")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import vigil.cli.backfill")
     await process.wait()
     return time.perf_counter() - started
 

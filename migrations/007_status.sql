@@ -153,6 +153,7 @@ BEGIN
 END
 $$;
 
+-- The triggers run as who owns them: whoever may change the tables need not know of the counters.
 -- The trigger of the users, and the recount: both add up the same columns, of what a statement has added or removed, or
 -- of all there is.
 DO $do$
@@ -164,9 +165,9 @@ DECLARE
                 'users', state, judged, unjudged, urgent, fresh, tries, sum(sign) AS users,
                 sum(sign * fills_count) AS rows,
                 coalesce(sum(sign * notional), 0) AS notional,
-                coalesce(sum(sign) FILTER (WHERE lifetime_volume > 0), 0) AS users_with_volume,
-                coalesce(sum(sign * notional) FILTER (WHERE lifetime_volume > 0), 0) AS volume_notional,
-                coalesce(sum(sign * lifetime_volume) FILTER (WHERE lifetime_volume > 0), 0) AS volume,
+                coalesce(sum(sign) FILTER (WHERE lifetime_volume > 0 AND lifetime_volume < 1e300), 0) AS users_with_volume,
+                coalesce(sum(sign * notional) FILTER (WHERE lifetime_volume > 0 AND lifetime_volume < 1e300), 0) AS volume_notional,
+                coalesce(sum(sign * lifetime_volume) FILTER (WHERE lifetime_volume > 0 AND lifetime_volume < 1e300), 0) AS volume,
                 coalesce(sum(sign) FILTER (WHERE weighs IS NOT NULL), 0) AS users_read,
                 coalesce(sum(sign * weighs), 0) AS weight,
                 coalesce(sum(sign * weighs::numeric * weighs), 0) AS weight_squares,
@@ -216,6 +217,11 @@ DECLARE
     $body$;
     recount_body CONSTANT text := $body$
         BEGIN
+            IF current_setting('transaction_isolation') <> 'read committed' THEN
+                RAISE 'the counters can''t be made anew in a transaction that does not see what others commit'
+                    USING HINT = 'Do it, or the TRUNCATE, in READ COMMITTED.';
+            END IF;
+            PERFORM pg_advisory_xact_lock(1447643474, 0);  -- nobody folds what is taken away here
             IF counted = 'gaps' THEN
                 LOCK TABLE backfill_gaps IN SHARE MODE;
                 DELETE FROM backfill_gap_users;
@@ -223,13 +229,7 @@ DECLARE
             END IF;
             -- One statement, one snapshot: what others commit meanwhile is in neither, and adds itself.
             WITH taken_away AS (
-                INSERT INTO backfill_counts
-                SELECT
-                    what, state, verdict, unjudged, urgent, fresh, attempts, -users, -rows, -notional,
-                    -users_with_volume, -volume_notional, -volume, -users_read, -weight, -weight_squares, -users_losing, -lost_per_hour,
-                    -fills_at_stake
-                FROM backfill_counted
-                WHERE what = counted
+                DELETE FROM backfill_counts WHERE what = counted
             ),
             others AS (
                 INSERT INTO backfill_counts (what, users, rows)
@@ -245,7 +245,8 @@ DECLARE
     $body$;
 BEGIN
     EXECUTE format(
-        'CREATE FUNCTION backfill_count_users() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS %L',
+        'CREATE FUNCTION backfill_count_users() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+        ' SET search_path FROM CURRENT AS %L',
         replace(replace(replace(
             trigger_body,
             '{inserted}', replace(sums, '{source}', '(SELECT 1 AS sign, * FROM added)')),
@@ -265,7 +266,7 @@ BEGIN
 END
 $do$;
 
-CREATE FUNCTION backfill_count_rejected() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION backfill_count_rejected() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         INSERT INTO backfill_counts (what, rows) SELECT 'rejected_fills', count(*) FROM added HAVING count(*) > 0;
@@ -277,7 +278,7 @@ END
 $$;
 
 -- Gaps of one user that are written side by side wait for one another here: else both could take theirs for its first.
-CREATE FUNCTION backfill_count_gaps() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION backfill_count_gaps() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN
         WITH told AS (
@@ -310,7 +311,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION backfill_count_emptied() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION backfill_count_emptied() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM backfill_recount(TG_ARGV[0]);
     RETURN NULL;

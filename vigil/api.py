@@ -414,7 +414,10 @@ def _checked(user: str, start_time: int, end_time: int | None) -> str:
 async def _read_volume(body: bytes) -> Decimal | None:
     try:
         told = msgspec.json.decode(body, type=dict[str, Any]).get("cumVlm")
-        return None if told is None else Decimal(str(told))
+        volume = None if told is None else Decimal(str(told))
+        if volume is not None and not (volume.is_finite() and volume.adjusted() < 30):
+            raise MalformedReply(f"The exchange answered 200, but tells a volume of {told!s:.40}.")
+        return volume
     except (msgspec.DecodeError, RecursionError, ArithmeticError) as error:
         raise MalformedReply("The exchange answered 200, but tells no volume.") from error
 

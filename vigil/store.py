@@ -142,8 +142,10 @@ class Store:
         """
         self._batch += 1
         applied: list[Committed] = []
+        stretches = [chunk.stretch() for chunk in chunks if chunk.fills]
 
         async def attempt(connection: Connection) -> Committed:
+            met = await meets_rows(connection, stretches)
             async with connection.transaction():
                 # Waits for an earlier try that is still committing.
                 fence = sql("fence_again" if applied else "fence")
@@ -152,20 +154,22 @@ class Store:
                     raise commit_taken_back()
                 if applied and newest == self._batch:
                     return applied[-1]  # only the answer to COMMIT was lost
-                applied.append(await self._apply(connection, chunks, newest))
+                applied.append(await self._apply(connection, chunks, newest, met=met))
             return applied[-1]
 
         committed = await self._link.run(attempt)
         self._durable = self._batch
         return committed
 
-    async def _apply(self, connection: Connection, chunks: Sequence[Chunk], newest: int | None) -> Committed:
+    async def _apply(
+        self, connection: Connection, chunks: Sequence[Chunk], newest: int | None, *, met: bool | None
+    ) -> Committed:
         if newest is None:
             raise claim_lost()
         received = sum(len(chunk.fills) for chunk in chunks)
         lines = b"".join([chunk.encode() for chunk in chunks])
         stretches = [chunk.stretch() for chunk in chunks if chunk.fills]
-        rows = await store_rows(connection, lines, received, stretches)
+        rows = await store_rows(connection, lines, stretches, met=met)
         rejected = [(chunk.user, row) for chunk in chunks for row in chunk.rejected] + rows.refused
         newly_rejected = await store_rejected(connection, rejected)
         await _store_gaps(connection, chunks)
@@ -220,21 +224,28 @@ async def prepare_staging(connection: Connection) -> None:
     await connection.execute(sql("staging"))
 
 
-async def store_rows(connection: Connection, lines: bytes, count: int, stretches: Sequence[Stretch] = ()) -> StoredRows:
-    """Store `count` rows, given as lines of COPY text, in the caller's transaction.
+async def meets_rows(connection: Connection, stretches: Sequence[Stretch]) -> bool | None:
+    """Whether `fills` has rows of these users in these spans; None: there are too many users to ask.
 
-    `stretches` tell of all of them, or of none.
+    A hint, to be asked for before the transaction: in it, each chunk looked into would be held against who packs it.
     """
+    if not stretches or len(stretches) * FEW_ROWS_A_USER > sum(stretch.rows for stretch in stretches):
+        return None
+    users, first, last, _ = zip(*stretches, strict=True)
+    return bool(await connection.fetchval(sql("any_stored"), users, first, last))
+
+
+async def store_rows(
+    connection: Connection, lines: bytes, stretches: Sequence[Stretch], *, met: bool | None
+) -> StoredRows:
+    """Store rows, given as lines of COPY text, in the caller's transaction; `met` is what `meets_rows` told."""
     rows = StoredRows()
-    met = False
-    if stretches and len(stretches) * FEW_ROWS_A_USER <= count:
-        users, first, last, _ = zip(*stretches, strict=True)
-        met = await connection.fetchval(sql("any_stored"), users, first, last)
-        if not met and await _copy_new(connection, lines, count):
-            for stretch in stretches:
-                rows.inserted[stretch.user] += stretch.rows
-            return rows
-    await _store_or_halve(connection, lines, count, rows, met=met)
+    count = sum(stretch.rows for stretch in stretches)
+    if met is False and await _copy_new(connection, lines, count):
+        for stretch in stretches:
+            rows.inserted[stretch.user] += stretch.rows
+        return rows
+    await _store_or_halve(connection, lines, count, rows, met=met is True)
     return rows
 
 
@@ -244,7 +255,7 @@ async def _copy_new(connection: Connection, lines: bytes, count: int) -> bool:
     try:
         async with connection.transaction():
             answer = await _copy(connection, "fills", lines)
-    except _ROW_REFUSED:
+    except (*_ROW_REFUSED, asyncpg.FeatureNotSupportedError):  # the latter: COPY, where there is row-level security
         return False
     if answer != f"COPY {count}":
         raise StoreError(f"{count} rows were sent to the database, and it answered: {answer}.")
@@ -292,12 +303,16 @@ async def _upsert(connection: Connection, lines: bytes, count: int, *, met: bool
     await _copy(connection, "staged_fills", lines)
     inserted: dict[str, int] = {}
     present, changed = await _compare(connection) if met else (0, 0)
+    updated = 0
     if present != count:
         inserted = {row["user_address"]: row["rows"] for row in await connection.fetch(sql("insert_fills"))}
         if sum(inserted.values()) == count:
             return inserted, 0, 0
         present, changed = await _compare(connection)
-    updated = await connection.fetchval(sql("update_fills")) if changed else 0
+    if changed:
+        news = await connection.fetchrow(sql("update_fills"))
+        assert news is not None  # noqa: S101  it always has a row
+        updated, changed = news["updated"], news["told"]
     return inserted, updated, present - changed - sum(inserted.values())
 
 

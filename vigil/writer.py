@@ -37,9 +37,10 @@ class ChunkQueue(asyncio.Queue[Chunk]):
     async def drain(self) -> None:
         """Return when all that was queued is committed; no batch waits for more meanwhile."""
         self._draining = True
-        if self._waiting is not None:
-            self._waiting.reschedule(asyncio.get_running_loop().time())
         try:
+            if self._waiting is not None:
+                with suppress(RuntimeError):  # it ends in this very moment
+                    self._waiting.reschedule(asyncio.get_running_loop().time())
             await self.join()
         finally:
             self._draining = False

@@ -87,6 +87,27 @@ def test_a_queue_that_is_drained_lets_no_batch_wait_for_more() -> None:
     run_virtual(scenario())
 
 
+def test_a_drain_that_begins_as_a_batch_closes_by_itself_is_no_error() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        queue = filled(chunk())
+
+        async def commit(chunks: Sequence[Chunk]) -> Committed:
+            return counted(chunks)
+
+        writer = asyncio.create_task(write_batches(queue, commit, BatchLimits(10, 10**9, 0.05), ignore))
+        await asyncio.sleep(0.01)
+        assert queue._waiting is not None
+        closing = loop.create_future()
+        loop.call_at(queue._waiting.when() or 0.0, closing.set_result, None)  # in the loop's turn of the deadline
+        await closing
+        await queue.drain()
+        assert not queue._draining
+        writer.cancel()
+
+    run_virtual(scenario())
+
+
 def test_a_chunk_larger_than_a_batch_is_a_batch_of_its_own() -> None:
     async def scenario() -> None:
         queue = filled(chunk(rows=50), chunk(rows=1))

@@ -38,7 +38,7 @@ UNRECOGNISED_LINES = 10
 
 CACHED_USERS = 100_000
 
-_ISO = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-](?:0\d|1[0-5]):?[0-5]\d)?", re.ASCII)
 
 
 class _Block(msgspec.Struct, gc=False):

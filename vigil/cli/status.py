@@ -77,7 +77,10 @@ async def _watch(dsn: str, settings: Settings, every: float, *, as_json: bool) -
         found = await link.run(partial(_read, settings), patience=0)  # a database that was never there is an error
         while True:
             if live is None:
-                _print(found, as_json=as_json, again=True)
+                try:
+                    _print(found, as_json=as_json, again=True)
+                except SystemExit:  # who read it has gone; it must not end the loop from within a task
+                    return
             else:
                 live.update(_table(found), refresh=True)
             await asyncio.sleep(every)

@@ -19,7 +19,7 @@ from vigil.db import Connection, Link, sql
 from vigil.errors import ClaimLost, StoreError
 from vigil.load.places import Item
 from vigil.settings import Settings
-from vigil.store import WRITER_SESSION, Committed, prepare_staging, store_rejected, store_rows
+from vigil.store import WRITER_SESSION, Committed, meets_rows, prepare_staging, store_rejected, store_rows
 
 KNOWN_AT_ONCE = 1_000
 CACHED_USERS = 200_000
@@ -153,6 +153,7 @@ class Manifest:
         applied: list[Committed] = []
 
         async def attempt(connection: Connection) -> Committed:
+            met = await meets_rows(connection, batch.stretches)
             async with connection.transaction():
                 row = await connection.fetchrow(sql("load_fence"), taken.file_id, self._loader)
                 if row is None:
@@ -162,7 +163,7 @@ class Manifest:
                     return applied[-1]  # only the answer to COMMIT was lost
                 if stands != taken.place.bytes_done:
                     raise _lost(taken.item)
-                applied.append(await self._apply(connection, taken, batch))
+                applied.append(await self._apply(connection, taken, batch, met=met))
             return applied[-1]
 
         committed = await self._link.run(attempt)
@@ -174,8 +175,9 @@ class Manifest:
         """Apply a batch of what has no name to be known again by."""
 
         async def attempt(connection: Connection) -> Committed:
+            met = await meets_rows(connection, batch.stretches)
             async with connection.transaction():
-                return await self._store(connection, batch)
+                return await self._store(connection, batch, met=met)
 
         committed = await self._link.run(attempt)
         self._remember(batch.users)
@@ -185,15 +187,15 @@ class Manifest:
         """Note why the file can't be read."""
         await self._link.run(lambda connection: connection.execute(sql("load_fail"), taken.file_id, self._loader, why))
 
-    async def _apply(self, connection: Connection, taken: Taken, batch: Batch) -> Committed:
-        done = await self._store(connection, batch)
+    async def _apply(self, connection: Connection, taken: Taken, batch: Batch, *, met: bool | None) -> Committed:
+        done = await self._store(connection, batch, met=met)
         counts = (done.received, done.inserted, done.updated, done.already_there, done.refused, batch.passed_over)
         complete = batch.last and batch.error is None
         await connection.execute(sql("load_advance"), taken.file_id, *batch.place, *counts, complete, batch.error)
         return done
 
-    async def _store(self, connection: Connection, batch: Batch) -> Committed:
-        rows = await store_rows(connection, batch.lines, batch.rows, batch.stretches)
+    async def _store(self, connection: Connection, batch: Batch, *, met: bool | None) -> Committed:
+        rows = await store_rows(connection, batch.lines, batch.stretches, met=met)
         rows.check(batch.rows)
         rejected = [*batch.rejected, *rows.refused]
         newly_rejected = await store_rejected(connection, rejected)

@@ -30,8 +30,9 @@ told AS (
             WHEN completed AND window_end_ms IS NULL THEN 'finished'
             WHEN goes_on AND cursor_ms >= $2::bigint THEN
                 CASE
-                    WHEN completed AND NOT ($10::boolean AND coalesce(slices_cursor_ms, window_start_ms) < $2)
-                    THEN 'finished' ELSE 'slices'
+                    WHEN ($10::boolean OR slices_wanted AND NOT completed)
+                        AND coalesce(slices_cursor_ms, window_start_ms) < $2
+                    THEN 'slices' ELSE 'finished'
                 END
             WHEN goes_on AND cursor_ms > window_start_ms THEN 'partly'
             ELSE 'unread'

@@ -40,4 +40,5 @@ updated AS (
         block_time = coalesce(excluded.block_time, f.block_time)
     RETURNING 1
 )
-SELECT count(*) FROM updated;
+-- Told, because somebody else may have said the same since it was compared: then there is less to tell.
+SELECT (SELECT count(*) FROM updated) AS updated, (SELECT count(*) FROM changed) AS told;
