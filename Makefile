@@ -48,7 +48,7 @@ types: $(STAMP) ## mypy --strict
 
 .PHONY: test
 test: lint types ## the gate: lint, types, all tests; tells which database it used and what it skipped
-	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
+	$(BIN)/pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 .PHONY: demo
 demo: $(STAMP) ## a backfill against a simulated exchange and an embedded Postgres: no account, no Docker
