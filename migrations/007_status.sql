@@ -127,11 +127,12 @@ SELECT
 FROM backfill_counts
 GROUP BY what, state, verdict, unjudged, urgent, fresh, attempts;
 
--- What a user cost, in the exchange's weight: base and rows of each page (vigil.forecast.rows_weight), and the request
--- for its TWAP slices.
-CREATE FUNCTION backfill_weight(rows bigint, slices boolean) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT 20 * (1 + greatest($1 - 1, 0) / 1999) + ($1 + greatest($1 - 1, 0) / 1999 + 19) / 20
-        + CASE WHEN $2 THEN 20 ELSE 0 END
+-- What reading so many rows of a user to the end costs: base and rows of each page (vigil.forecast.rows_weight). The
+-- prices are the exchange's, if no others are told.
+CREATE FUNCTION backfill_weight(
+    rows bigint, base bigint DEFAULT 20, rows_per_weight bigint DEFAULT 20, page_rows bigint DEFAULT 2000
+) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT $2 * (1 + greatest($1 - 1, 0) / ($4 - 1)) + ($1 + greatest($1 - 1, 0) / ($4 - 1) + $3 - 1) / $3
 $$;
 
 -- Folds the rows that are there. Never in a transaction that could not see that another has done so meanwhile.
@@ -185,7 +186,7 @@ DECLARE
                     cursor_ms IS NULL AND until_ms IS NULL AS fresh,
                     CASE WHEN state = 'failed' THEN least(attempts, 1000) END AS tries,
                     CASE WHEN state = 'completed' AND window_end_ms IS NOT NULL AND cardinality(sources) > 0
-                        THEN backfill_weight(fills_count, slices_wanted)
+                        THEN backfill_weight(fills_count) + CASE WHEN slices_wanted THEN 20 ELSE 0 END
                     END AS weighs,
                     CASE WHEN urgency > 0 AND state <> 'completed' AND rows_after_window > 0
                             AND rows_after_window < 10000

@@ -67,7 +67,7 @@ class _Forgiving:
 
 
 class Voice(Console):
-    """Where talk goes: a console that, if everything is to be JSON, tells each thing said as a line of it."""
+    """Where all talk of a long command goes, stderr; if everything is to be JSON, each thing said is a line of it."""
 
     def __init__(self, log_format: LogFormat = LogFormat.AUTO, *, quiet: bool = False) -> None:
         stream = None if sys.stderr is None else cast("TextIO", _Forgiving(sys.stderr))
@@ -101,11 +101,6 @@ class Voice(Console):
         self.say_line(json_line("progress", **view.fields) if self.all_json else view.sentence)
 
 
-def talk_to_people(log_format: LogFormat = LogFormat.AUTO, *, quiet: bool = False) -> Voice:
-    """The console that all talk of a long command goes to: stderr."""
-    return Voice(log_format, quiet=quiet)
-
-
 def describe(tally: Tally) -> str:
     """The counters in one line."""
     parts = [f"{tally.inserted:,} fills", f"{tally.requests:,} requests", f"{tally.weight:,} weight"]
@@ -132,7 +127,7 @@ def progress_display(
 ) -> Iterator[Show]:
     """Shows on `console`, and what is logged meanwhile; where that is quiet, warnings only."""
     if console.quiet:
-        progress, console = Progress.NONE, talk_to_people(console.log_format)
+        progress, console = Progress.NONE, Voice(console.log_format)
     if progress is Progress.AUTO:
         progress = Progress.RICH if console.is_terminal else Progress.PLAIN
     if progress is Progress.RICH and console.all_json:

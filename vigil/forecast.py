@@ -90,7 +90,7 @@ def rows_weight(
     """What it costs to read a history of so many rows to its end, when nothing goes wrong.
 
     A page begins with the last row of the one before, and a full one is followed by another, be that
-    one of that row alone. sql/plan_left.sql says the same.
+    one of that row alone. backfill_weight() of migration 007 says the same.
     """
     pages = 1 + max(rows - 1, 0) // (page_rows - 1)
     return base * pages + -(-(rows + pages - 1) // rows_per_weight)

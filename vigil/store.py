@@ -154,7 +154,7 @@ class Store:
                     raise commit_taken_back()
                 if applied and newest == self._batch:
                     return applied[-1]  # only the answer to COMMIT was lost
-                applied.append(await self._apply(connection, chunks, newest, met=met))
+                applied.append(await self._apply(connection, chunks, stretches, newest, met=met))
             return applied[-1]
 
         committed = await self._link.run(attempt)
@@ -162,13 +162,18 @@ class Store:
         return committed
 
     async def _apply(
-        self, connection: Connection, chunks: Sequence[Chunk], newest: int | None, *, met: bool | None
+        self,
+        connection: Connection,
+        chunks: Sequence[Chunk],
+        stretches: Sequence[Stretch],
+        newest: int | None,
+        *,
+        met: bool | None,
     ) -> Committed:
         if newest is None:
             raise claim_lost()
         received = sum(len(chunk.fills) for chunk in chunks)
         lines = b"".join([chunk.encode() for chunk in chunks])
-        stretches = [chunk.stretch() for chunk in chunks if chunk.fills]
         rows = await store_rows(connection, lines, stretches, met=met)
         rejected = [(chunk.user, row) for chunk in chunks for row in chunk.rejected] + rows.refused
         newly_rejected = await store_rejected(connection, rejected)

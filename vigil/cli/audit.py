@@ -30,7 +30,7 @@ from vigil.cli.talk import JsonOption, ProgressOption, QuietOption, Scene, Talk,
 from vigil.cli.views import auditing
 from vigil.db import session
 from vigil.differences import CONFIDENCE, shown_columns
-from vigil.display import Progress, talk_to_people
+from vigil.display import Progress, Voice
 from vigil.errors import EXIT_DONE, UsageError
 from vigil.repair import Repair
 from vigil.settings import load_settings
@@ -149,7 +149,7 @@ def _audit(
     with talk.heard() as events:
         settings = load_settings(concurrency=concurrency, lane=lane)
         selection = Selection(choose(), sample or SAMPLE_WINDOWS, seed, read_users(user, users_file))
-        console = talk_to_people(settings.log_format, quiet=talk.quiet)
+        console = Voice(settings.log_format, quiet=talk.quiet)
         with database(settings) as dsn:
             run_async(_check_schema(dsn))
             return _look(Scene(settings, dsn, console, talk, events), kind, selection, describe)
@@ -178,7 +178,7 @@ def _look(scene: Scene, kind: type[Audit], selection: Selection, describe: Calla
     else:
         for line in _describe_summary(summary, repaired=kind is Repair):
             print_line(line)
-    scene.console.print(f"{summary.requests:,} requests, {summary.weight:,} weight", highlight=False)
+    scene.console.print(f"{summary.requests:,} requests, {summary.weight:,} weight")
     return summary.exit_code
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -162,7 +161,7 @@ def retry(
             wanted = None if named is None else frozenset(named)
             failed = [one for one in run_async(_read_failed(dsn)) if wanted is None or one.user in wanted]
             if not failed:
-                console.print("no user has failed: nothing to try again", highlight=False)
+                console.print("no user has failed: nothing to try again")
                 if events is not None:
                     events.summary(Tally())
                 raise typer.Exit(EXIT_DONE)
@@ -195,8 +194,6 @@ def _backfill(scene: Scene, window: Window, **what: Any) -> int:
         console.print(
             f"reading [{show_day(window.start_ms)}, {show_day(window.end_ms)}) from {job.source.shown_api_url}, "
             f"{job.pagers} users at a time, at most {job.rows_in_memory:,} rows in memory",
-            highlight=False,
-            soft_wrap=True,
         )
         try:
             tally = run_async(job.execute())
@@ -207,8 +204,7 @@ def _backfill(scene: Scene, window: Window, **what: Any) -> int:
             raise
         _summarize(console, tally)
     if tally.limit is not Limit.DURATION:  # the time is up
-        say = partial(console.print, highlight=False, soft_wrap=True)
-        run_async(tend_after(tally, settings, scene.dsn, say))
+        run_async(tend_after(tally, settings, scene.dsn, console.print))
     if events is not None:
         events.summary(tally)
     return tally.exit_code
@@ -233,13 +229,13 @@ def _choose(
     words = " or ".join(dict.fromkeys(verdicts))
     if source is None:
         nothing_more = f"{MAIN_SOURCE} has nothing more for users read already, unless the window is wider now"
-        console.print(f"{nothing_more}; --source NAME asks another host for them", highlight=False, soft_wrap=True)
+        console.print(f"{nothing_more}; --source NAME asks another host for them")
     asked = run_async(_read_users_to_ask(settings, dsn, verdicts, shard, source))
     wanted = frozenset(asked if named is None else named)
     users = [user for user in asked if user in wanted]
     if not users:
         among = "user" if named is None else "user named"
-        console.print(f"no {among} has the verdict {words}: nothing to read", highlight=False)
+        console.print(f"no {among} has the verdict {words}: nothing to read")
     return users
 
 
@@ -261,24 +257,24 @@ async def _read_failed(dsn: str) -> list[FailedUser]:
 
 def _summarize(console: Voice, tally: Tally, *, stopped: bool = False) -> None:
     done = f"{tally.users_done:,} users completed, {describe(tally)}, {tally.already_there:,} fills already there"
-    console.print(done, highlight=False, soft_wrap=True)
+    console.print(done)
     if tally.exit_code in (EXIT_SIGINT, EXIT_SIGTERM):
-        console.print("interrupted: everything committed stays; run the same command to go on", highlight=False)
+        console.print("interrupted: everything committed stays; run the same command to go on")
     elif tally.limit is not None:
         flag = f"--{tally.limit.replace('_', '-')}"
         spent = f"{tally.weight:,} weight, {duration(tally.seconds)}"
         stop = f"stopped at {flag} ({spent}): what was read is committed; run the same command to go on"
-        console.print(stop, highlight=False, soft_wrap=True)
+        console.print(stop)
     elif not stopped and tally.requests == 0 and not tally.users_elsewhere and not tally.users_left_failed:
         nothing = (
             "nothing to read: every user known or named has been read for this window (`users add` makes more known)"
         )
-        console.print(nothing, highlight=False, soft_wrap=True)
+        console.print(nothing)
     for source, users in tally.users_elsewhere.items():
         left = f"{users:,} users wait for what {source} has of them and were left alone"
-        console.print(f"{left}: `run --only truncated --source {source}`", highlight=False, soft_wrap=True)
+        console.print(f"{left}: `run --only truncated --source {source}`")
     if tally.users_left_failed:
         failed = (
             f"{tally.users_left_failed:,} users failed: `vigil-backfill status` tells why, `retry` tries them again"
         )
-        console.print(failed, highlight=False, soft_wrap=True)
+        console.print(failed)

@@ -15,7 +15,7 @@ import typer
 from vigil.address import normalize_address, read_addresses
 from vigil.claims import Window
 from vigil.db import Connection
-from vigil.display import Voice, talk_to_people
+from vigil.display import Voice
 from vigil.embedded import embedded_postgres
 from vigil.errors import EXIT_DONE, EXIT_SIGINT, UsageError
 from vigil.migrate import pending
@@ -104,9 +104,9 @@ def database(settings: Settings) -> Iterator[str]:
 @contextmanager
 def prepared(settings: Settings, *, quiet: bool = False) -> Iterator[tuple[str, Voice]]:
     """The database with its schema up to date, and where to talk to people."""
-    console = talk_to_people(settings.log_format, quiet=quiet)
+    console = Voice(settings.log_format, quiet=quiet)
     with database(settings) as dsn:
-        run_async(prepare_database(dsn, notice=lambda text: console.print(text, highlight=False, soft_wrap=True)))
+        run_async(prepare_database(dsn, notice=console.print))
         yield dsn, console
 
 

@@ -15,7 +15,7 @@ from vigil.cli.common import UserOption, UsersFileOption, app, database, read_us
 from vigil.cli.talk import JsonOption, ProgressOption, QuietOption, Scene, Talk, VerboseOption, watched
 from vigil.cli.views import exporting
 from vigil.db import session
-from vigil.display import Progress, talk_to_people
+from vigil.display import Progress, Voice
 from vigil.errors import EXIT_DONE, UsageError
 from vigil.export import Export, Exported, Format, Numbers, Partition, Wanted
 from vigil.export.output import ReaderGone
@@ -71,7 +71,7 @@ def export(
         wanted = Wanted(wanted.format, wanted.partition, numbers, *_window(start, end), users=users, gzip=wanted.gzip)
         if users is not None and not users:
             raise UsageError("No users given.", hint="Name addresses with --user, or a file with --users-file PATH.")
-        console = talk_to_people(settings.log_format, quiet=quiet)
+        console = Voice(settings.log_format, quiet=quiet)
         with database(settings) as dsn:
             run_async(_check_schema(dsn))
             code = _export(Scene(settings, dsn, console, talk, events), wanted, place, out)
@@ -87,10 +87,10 @@ def _export(scene: Scene, wanted: Wanted, place: Place, out: str) -> int:
         except ReaderGone:
             return EXIT_DONE
     if exported is None:
-        scene.console.print("interrupted: nothing was left of the export", highlight=False)
+        scene.console.print("interrupted: nothing was left of the export")
     else:
         for line in _describe(exported, out):
-            scene.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            scene.console.print(line)
     if scene.events is not None:
         scene.events.emit("summary", **({} if exported is None else exported.as_dict()), exit_code=code)
     return code

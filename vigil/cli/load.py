@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +110,7 @@ def _load(scene: Scene, items: Sequence[Item], **how: Any) -> int:
     settings, console, events = scene.settings, scene.console, scene.events
     if any(item.is_stdin for item in items):
         text = "standard input has no name to go on by: interrupted, it is to be sent again from its beginning"
-        console.print(text, soft_wrap=True)
+        console.print(text)
     with scene.talk.showing(settings, console, events) as show:
         job = Load(settings, scene.dsn, items, display=lambda tally: show(loading(tally)), **how)
         try:
@@ -124,17 +123,14 @@ def _load(scene: Scene, items: Sequence[Item], **how: Any) -> int:
     if len(items) == 1 and isinstance(error := tally.failed.get(items[0].name), NotFills):
         raise NotFills(f"{items[0].name}: {error}", hint=error.hint)
     _summarize(console, tally)
-    say = partial(console.print, highlight=False, soft_wrap=True)
-    run_async(tend_after(tally, settings, scene.dsn, say))
+    run_async(tend_after(tally, settings, scene.dsn, console.print))
     if events is not None:
         events.emit("summary", **load_fields(tally), exit_code=tally.exit_code)
     return tally.exit_code
 
 
 def _summarize(console: Voice, tally: LoadTally) -> None:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    say = console.print
     known = f", {tally.files_known:,} were in already" if tally.files_known else ""
     say(f"{tally.files_done:,} of {tally.files_total:,} files loaded{known}: {describe_load(tally)}")
     for name, error in tally.failed.items():

@@ -12,7 +12,7 @@ import typer
 from vigil.cli.common import app, prepared, run_async
 from vigil.cli.talk import JsonOption, ProgressOption, QuietOption, Talk, VerboseOption, watched
 from vigil.cli.views import tending
-from vigil.display import Progress, talk_to_people
+from vigil.display import Progress, Voice
 from vigil.errors import EXIT_DONE, EXIT_FAILURE
 from vigil.events import Events
 from vigil.pipeline import tend
@@ -46,7 +46,7 @@ def maintain(
             _, signum = run_async(watched(work, show, tending(done)))
         if quiet and done.refused:
             refused = f"{done.refused:,} chunks would not be packed; without --quiet it is told why"
-            talk_to_people(settings.log_format).print(refused)
+            Voice(settings.log_format).print(refused)
         code = 128 + signum if signum is not None else EXIT_FAILURE if done.refused else EXIT_DONE
         if events is not None:
             events.emit("summary", **asdict(replace(done, step="")), exit_code=code)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vigil.cli.common import app, database, print_line, require_schema, run_async
 from vigil.db import session
-from vigil.display import talk_to_people
+from vigil.display import Voice
 from vigil.report import place, words
 from vigil.report.data import Report
 from vigil.report.questions import read_report
@@ -46,7 +46,7 @@ def report(
     path = None if chosen == "-" else Path(chosen).expanduser()
     if path is not None:
         place.check(path)
-    console = talk_to_people(quiet=quiet)
+    console = Voice(quiet=quiet)
     with database(settings) as dsn, _shown(console) as tell:
         found = run_async(_read(dsn, tell))
     text = _as_json(found) if as_json else _as_page(found)
@@ -55,7 +55,7 @@ def report(
         sys.stdout.flush()
         return
     place.write(path, f"{text}\n")
-    console.print(f"{path}: {words.headline(found)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}: {words.headline(found)}")
 
 
 async def _read(dsn: str, tell: Callable[[str], None]) -> Report:

@@ -63,13 +63,8 @@ told AS (
 priced AS (
     SELECT
         *,
-        CASE
-            WHEN kind = 'slices' THEN $6::bigint
-            ELSE $6 * (1 + greatest(rows - 1, 0) / ($8::bigint - 1))
-                + (rows + greatest(rows - 1, 0) / ($8 - 1) + $7::bigint - 1) / $7
-        END AS weight,
-        $6 * (1 + greatest(read_rows - 1, 0) / ($8 - 1))
-            + (read_rows + greatest(read_rows - 1, 0) / ($8 - 1) + $7 - 1) / $7 AS read_weight
+        CASE WHEN kind = 'slices' THEN $6::bigint ELSE backfill_weight(rows, $6, $7, $8) END AS weight,
+        backfill_weight(read_rows, $6, $7, $8) AS read_weight
     FROM told
 )
 SELECT
